@@ -45,8 +45,7 @@ from pipecrypt.keys.service import check_key_reference
 from pipecrypt.runs.spec.options import ExecutorKind, OnSourceChange, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy, listed_signing_keys, make_signing_options
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import has_glob
+from pipecrypt.store.location import Location, has_glob
 
 __all__ = ["LoadedConfig", "build_spec", "hints_about_paths", "load_config"]
 

@@ -128,9 +128,4 @@ def open_sealed(key: DataKey, sealed: bytes | memoryview, associated_data: bytes
     """
     if len(sealed) < NONCE_BYTES + TAG_BYTES:
         raise IntegrityError(f"sealed message of {len(sealed)} bytes is too short")
-    try:
-        return AESGCM(bytes(key.expose_key_bytes())).decrypt(
-            bytes(sealed[:NONCE_BYTES]), sealed[NONCE_BYTES:], associated_data
-        )
-    except InvalidTag as error:
-        raise IntegrityError("authentication failed") from error
+    return MessageCipher(key).open(bytes(sealed[:NONCE_BYTES]), sealed[NONCE_BYTES:], associated_data)

@@ -20,15 +20,7 @@ from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.errors import UnsupportedError
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = [
-    "SALT_BYTES",
-    "Argon2Parameters",
-    "KDFParameters",
-    "ScryptParameters",
-    "derive_key",
-    "derive_subkey",
-    "new_parameters",
-]
+__all__ = ["Argon2Parameters", "KDFParameters", "ScryptParameters", "derive_key", "derive_subkey", "new_parameters"]
 
 SALT_BYTES: Final = 16
 _MAX_SALT_BYTES: Final = 64

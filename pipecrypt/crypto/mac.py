@@ -33,7 +33,6 @@ from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 __all__ = [
     "COMMITMENT_BYTES",
     "CONTEXT_DIGEST_BYTES",
-    "MAC_BYTES",
     "append_context_digest",
     "authenticate",
     "check_commitment",
@@ -42,7 +41,6 @@ __all__ = [
     "remove_context_digest",
 ]
 
-MAC_BYTES: Final = 32
 COMMITMENT_BYTES: Final = 32
 CONTEXT_DIGEST_BYTES: Final = 32
 _END_OF_LABEL: Final = b"\x00"

@@ -52,15 +52,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PrivateKey, MLKEM768X25519PublicKey, Suite
 
-from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.mac import append_context_digest, remove_context_digest
-from pipecrypt.crypto.signature import check_rsa, is_encrypted_pem, load_private_pem, pem_text, read_private_pem
+from pipecrypt.crypto.signature import check_rsa, is_encrypted_pem, load_private_pem, pem_text, seed_of
 from pipecrypt.errors import IntegrityError, UsageError
 from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
     "RAW_PUBLIC_BYTES",
-    "SEED_BYTES",
     "HPKEIdentity",
     "HPKERecipient",
     "Identity",
@@ -70,7 +68,6 @@ __all__ = [
     "RecipientKey",
     "encode_pem",
     "key_digest",
-    "new_seed",
     "parse_identity",
     "parse_recipient",
     "read_seed_pem",
@@ -143,18 +140,6 @@ class HPKERecipient:
         self.raw: Final = raw
         self._public: Final = _public_object(algorithm, raw)
 
-    @classmethod
-    def from_spki(cls, spki: bytes) -> HPKERecipient | None:
-        """Return the key of a DER SubjectPublicKeyInfo, or None where it is of another algorithm.
-
-        Raises:
-            UsageError: it is one of ours and malformed.
-        """
-        for algorithm, head in _SPKI_HEADS.items():
-            if spki.startswith(head):
-                return cls(algorithm, spki[len(head) :])
-        return None
-
     @property
     def spki(self) -> bytes:
         """The DER SubjectPublicKeyInfo."""
@@ -214,11 +199,6 @@ class HPKEIdentity:
     def __reduce__(self) -> NoReturn:
         """Refuse: no key crosses a process border, and no second owner keeps one unwiped."""
         raise TypeError("an HPKEIdentity cannot be pickled or copied")
-
-
-def new_seed() -> DataKey:
-    """Return the seed of a fresh private key, of either algorithm."""
-    return DataKey(random_bytes(SEED_BYTES))
 
 
 def _suite(algorithm: RecipientAlgorithm) -> Suite:
@@ -388,9 +368,9 @@ def parse_recipient(pem: str) -> RecipientKey:
     """
     block = _PUBLIC.search(pem)
     spki = None if block is None else _decode(block[1])
-    recipient = None if spki is None else HPKERecipient.from_spki(spki)
-    if recipient is not None:
-        return recipient
+    for algorithm, head in _SPKI_HEADS.items():
+        if spki is not None and spki.startswith(head):
+            return HPKERecipient(algorithm, spki[len(head) :])
     try:
         public = serialization.load_pem_public_key(pem.encode())
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -432,12 +412,20 @@ def read_seed_pem(pem: bytes) -> tuple[str, DataKey]:
     seed = _xwing_seed(pem)
     if seed is not None:
         return RecipientAlgorithm.MLKEM768X25519.value, seed
-    if b"PRIVATE KEY-----" in pem and not is_encrypted_pem(pem):
-        private = load_private_pem(pem, None)
-        if isinstance(private, X25519PrivateKey):
-            return RecipientAlgorithm.X25519.value, DataKey(private.private_bytes_raw())
-    algorithm, seed = read_private_pem(pem)
-    return algorithm.value, seed
+    if b"PUBLIC KEY-----" in pem and b"PRIVATE KEY-----" not in pem:
+        raise UsageError("this is a public key, which needs no keystore", hint="name its file where a key is trusted")
+    if is_encrypted_pem(pem):
+        raise UsageError("the private key is encrypted", hint="decrypt it with openssl pkey, or make a new one")
+    private = load_private_pem(pem, None)
+    if isinstance(private, X25519PrivateKey):
+        return RecipientAlgorithm.X25519.value, DataKey(private.private_bytes_raw())
+    seeded = seed_of(private)
+    if seeded is None:
+        raise UsageError(
+            "the private key is of an algorithm that a keystore does not hold",
+            hint="use it where it is, as pem:///path/key.pem, or make one with pipecrypt keys new",
+        )
+    return seeded[0].value, seeded[1]
 
 
 def _xwing_seed(pem: bytes) -> DataKey | None:

@@ -38,21 +38,16 @@ from pipecrypt.errors import IntegrityError, PassphraseError, UsageError
 from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
-    "MAX_PEM_CHARACTERS",
     "PrivateKey",
     "PublicKey",
     "Signature",
     "SignatureAlgorithm",
     "check_rsa",
-    "ecdsa_scheme",
     "is_encrypted_pem",
     "load_private_pem",
-    "new_signing_seed",
     "pem_text",
-    "pss_padding",
-    "pss_scheme",
     "public_pem",
-    "read_private_pem",
+    "seed_of",
 ]
 
 MAX_PEM_CHARACTERS: Final = 64 * 1024
@@ -88,9 +83,6 @@ class SignatureAlgorithm(StrEnum):
         return hashlib.new(self.digest_name, message).digest()
 
 
-_HASHES: Final = MappingProxyType(
-    {SignatureAlgorithm.ECDSA_P256: hashes.SHA256(), SignatureAlgorithm.ECDSA_P384: hashes.SHA384()}
-)
 _CURVES: Final = MappingProxyType(
     {"secp256r1": SignatureAlgorithm.ECDSA_P256, "secp384r1": SignatureAlgorithm.ECDSA_P384}
 )
@@ -132,12 +124,12 @@ class PublicKey:
 
     def _verify(self, message: bytes, signature: bytes) -> None:
         if isinstance(self._public, ec.EllipticCurvePublicKey):
-            self._public.verify(signature, message, ecdsa_scheme(self.algorithm))
+            self._public.verify(signature, message, _ECDSA[self.algorithm])
         elif isinstance(self._public, rsa.RSAPublicKey):
             # RFC 8017 8.1.2 step 1, which OpenSSL leaves out where the first bytes are zero.
             if len(signature) != (self._public.key_size + 7) // 8:
                 raise InvalidSignature
-            self._public.verify(signature, message, pss_padding(), pss_scheme())
+            self._public.verify(signature, message, _PSS, hashes.SHA256())
         else:
             self._public.verify(signature, message)
 
@@ -174,19 +166,12 @@ def check_rsa(public: rsa.RSAPublicKey, *, max_bits: int = _MAX_RSA_BITS) -> Non
         raise UsageError("the RSA key has an unsafe public exponent", hint="make one with the exponent 65537")
 
 
-def ecdsa_scheme(algorithm: SignatureAlgorithm) -> ec.ECDSA:
-    """Return how a curve signs: the hash is as long as the curve's order, never chosen by the signature."""
-    return ec.ECDSA(_HASHES[algorithm])
-
-
-def pss_scheme() -> hashes.HashAlgorithm:
-    """Return the one hash of RSA-PSS."""
-    return hashes.SHA256()
-
-
-def pss_padding() -> padding.PSS:
-    """Return the one padding of RSA-PSS. The salt's length is fixed: `AUTO` would accept any."""
-    return padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=hashes.SHA256.digest_size)
+# How a curve signs: the hash is as long as the curve's order, never chosen by the signature.
+_ECDSA: Final = MappingProxyType(
+    {SignatureAlgorithm.ECDSA_P256: ec.ECDSA(hashes.SHA256()), SignatureAlgorithm.ECDSA_P384: ec.ECDSA(hashes.SHA384())}
+)
+# The one padding of RSA-PSS. The salt's length is fixed: `AUTO` would accept any.
+_PSS: Final = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=hashes.SHA256.digest_size)
 
 
 def _parse(pem: str) -> _PublicObject:
@@ -283,13 +268,11 @@ class PrivateKey:
             PassphraseError: the text is encrypted, and the passphrase does not open it.
         """
         private = load_private_pem(pem, passphrase)
-        if isinstance(private, _SeedObject):
-            return cls.from_seed(_seed_algorithm(private), DataKey(private.private_bytes_raw()))
+        seeded = seed_of(private)
+        if seeded is not None:
+            return cls.from_seed(*seeded)
         if not isinstance(private, _OpenSSLObject):
-            raise UsageError(
-                "the private key is of an algorithm that signs nothing here",
-                hint="use Ed25519, ML-DSA-65, ECDSA on P-256 or P-384, or RSA",
-            )
+            raise UsageError("the private key is of an algorithm that signs nothing here", hint=_HINT)
         return cls(private, PublicKey(_public_text(private)))
 
     @property
@@ -304,8 +287,8 @@ class PrivateKey:
         if isinstance(self._secret, DataKey):
             return _from_seed(self.algorithm, self._secret).sign(message)
         if isinstance(self._secret, ec.EllipticCurvePrivateKey):
-            return self._secret.sign(message, ecdsa_scheme(self.algorithm))
-        return self._secret.sign(message, pss_padding(), pss_scheme())
+            return self._secret.sign(message, _ECDSA[self.algorithm])
+        return self._secret.sign(message, _PSS, hashes.SHA256())
 
     def wipe(self) -> None:
         """Overwrite a seed, or let go of OpenSSL's object. Safe to call twice."""
@@ -322,44 +305,18 @@ class PrivateKey:
         raise TypeError("a PrivateKey cannot be pickled or copied")
 
 
-def new_signing_seed(algorithm: SignatureAlgorithm) -> DataKey:
-    """Return the seed of a fresh Ed25519 or ML-DSA-65 private key.
-
-    Raises:
-        UsageError: this OpenSSL lacks the algorithm.
-    """
-    try:
-        if algorithm is SignatureAlgorithm.ED25519:
-            return DataKey(Ed25519PrivateKey.generate().private_bytes_raw())
-        if algorithm is SignatureAlgorithm.MLDSA65:
-            return DataKey(MLDSA65PrivateKey.generate().private_bytes_raw())
-    except UnsupportedAlgorithm as error:
-        raise _unsupported(algorithm) from error
-    raise AssertionError(f"private keys of {algorithm} are not seeds")
-
-
 def public_pem(algorithm: SignatureAlgorithm, seed: DataKey) -> str:
     """Return the public key that belongs to `seed`, as PEM."""
     return _public_text(_from_seed(algorithm, seed))
 
 
-def read_private_pem(pem: bytes) -> tuple[SignatureAlgorithm, DataKey]:
-    """Return algorithm and seed of an unencrypted Ed25519 or ML-DSA-65 private key in PKCS #8.
-
-    Raises:
-        UsageError: no such PEM, encrypted, or another algorithm.
-    """
-    if b"PUBLIC KEY-----" in pem and b"PRIVATE KEY-----" not in pem:
-        raise UsageError("this is a public key, which needs no keystore", hint="name its file where a key is trusted")
-    if is_encrypted_pem(pem):
-        raise UsageError("the private key is encrypted", hint="decrypt it with openssl pkey, or make a new one")
-    private = load_private_pem(pem, None)
-    if not isinstance(private, _SeedObject):
-        raise UsageError(
-            "the private key is of an algorithm that a keystore does not hold",
-            hint="use it where it is, as pem:///path/key.pem, or make one with pipecrypt keys new",
-        )
-    return _seed_algorithm(private), DataKey(private.private_bytes_raw())
+def seed_of(private: object) -> tuple[SignatureAlgorithm, DataKey] | None:
+    """Return the algorithm and the seed of a private key of the library, or None of one that signs without a seed."""
+    if isinstance(private, Ed25519PrivateKey):
+        return SignatureAlgorithm.ED25519, DataKey(private.private_bytes_raw())
+    if isinstance(private, MLDSA65PrivateKey):
+        return SignatureAlgorithm.MLDSA65, DataKey(private.private_bytes_raw())
+    return None
 
 
 def load_private_pem(pem: bytes, passphrase: str | None) -> object:
@@ -401,11 +358,6 @@ def _from_seed(algorithm: SignatureAlgorithm, seed: DataKey) -> _SeedObject:
     except UnsupportedAlgorithm as error:
         raise _unsupported(algorithm) from error
     raise AssertionError(f"private keys of {algorithm} are not seeds")
-
-
-def _seed_algorithm(private: _SeedObject) -> SignatureAlgorithm:
-    is_ed25519 = isinstance(private, Ed25519PrivateKey)
-    return SignatureAlgorithm.ED25519 if is_ed25519 else SignatureAlgorithm.MLDSA65
 
 
 def _public_text(private: _SeedObject | _OpenSSLObject) -> str:

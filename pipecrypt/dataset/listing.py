@@ -11,9 +11,8 @@ from typing import Final
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, RESERVED_DIRECTORY, is_reserved
 from pipecrypt.errors import ConflictError
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import Location, all_parquet_and_hidden
 from pipecrypt.store.open import open_store
-from pipecrypt.store.patterns import all_parquet_and_hidden
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
 from pipecrypt.store.undo import has_undo

@@ -39,9 +39,8 @@ from pipecrypt.errors import (
 )
 from pipecrypt.parquet.files import Gatherer
 from pipecrypt.store.listing import find_file, list_sources
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import ALL_PARQUET, Location, Pattern, has_glob, split_glob
 from pipecrypt.store.open import open_range_source, open_store
-from pipecrypt.store.patterns import ALL_PARQUET, Pattern, has_glob, split_glob
 from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits, read_into

@@ -1,10 +1,15 @@
-"""The master keys and explicit keys of a session's references, every call to their services, and how many wrong ones.
+"""The keys of a session: master keys and explicit keys, every call to their services, and KEKs in memory.
 
 A file may name a million wrapped keys that nobody wrapped. Which of them are forged only the key service can tell, so
 each file or message has a budget of its own: who forges one uses up its budget, and no other's. Dataset ids, paths and
 KEK ids are what a file claims, and no budget goes by them. Honest files give no wrong text, however many KEKs they
 have. What a flood costs is bounded likewise: once `wrong_in_all` wrong texts were met within the time, each further
 file or message is given up after its first. None is refused before it was asked for, since the next one may be honest.
+
+KEKs in memory are those that a session made and wraps data keys under, and those that it unwrapped. Without limits a
+reader could go on for ever with what it once unwrapped, and a hostile writer could fill its memory. Only what a master
+key unwrapped is kept, so that forged texts put nothing out. Nothing here is safe across threads; the session holds its
+lock.
 """
 
 from __future__ import annotations
@@ -12,14 +17,16 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from pipecrypt.crypto.aead import MAX_INVOCATIONS
+from pipecrypt.crypto.aead import MAX_INVOCATIONS, MessageCipher, random_bytes
 from pipecrypt.crypto.digest import digest
-from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, KeyServiceError, PipecryptError, UsageError
+from pipecrypt.crypto.mac import commit
+from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.keys.material import parse_kek_text
+from pipecrypt.keys.grants import Grant
+from pipecrypt.keys.material import KEK_ID_BYTES, MaterialWriter, kek_text, parse_kek_text
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.service import (
     ExplicitKeys,
@@ -27,14 +34,17 @@ from pipecrypt.keys.service import (
     MasterKey,
     Wipeable,
     WrapsKeys,
+    mapped_errors,
     open_key_reference,
 )
+from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.context import Context
+from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.printable import quoted
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["MAX_CACHED_KEKS", "KEKLimits", "Keyring", "RequestOrigin", "WrongKEKs"]
+__all__ = ["KEKCache", "KEKLimits", "Keyring", "RequestOrigin", "WritingKEKs", "WrongKEKs"]
 
-MAX_CACHED_KEKS: Final = 1024
 _MAX_KNOWN: Final = 4096
 _KNOWN_SECONDS: Final = 60.0
 
@@ -55,7 +65,7 @@ class KEKLimits:
 
     age_seconds: float = 3600.0
     uses: int = MAX_INVOCATIONS
-    count: int = MAX_CACHED_KEKS
+    count: int = 1024
     text_bytes: int = 16 * 1024 * 1024
     wrong: int = 16
     wrong_in_all: int = 64
@@ -142,7 +152,6 @@ class WrongKEKs:
         return len(of_key or ())
 
 
-_SHOWN_CHARACTERS: Final = 200
 _Result = TypeVar("_Result")
 
 
@@ -200,15 +209,6 @@ class Keyring:
                 hint="encrypt under a master key, such as keystore:///path/keys.json#name",
             )
         return master_key
-
-    def check_makes_keys(self) -> None:
-        """Pass if all references name master keys, so that each can wrap new keys.
-
-        Raises:
-            UsageError: one names keys that only open files.
-        """
-        for key_reference in self._opened:
-            self.master_key(key_reference)
 
     def generate(self, key_reference: str | KeyReference, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit key and its form wrapped by a master key; one service call.
@@ -287,7 +287,8 @@ class Keyring:
             key = keys.find_key(key_metadata, context)
             if key is not None:
                 return key
-        named = f"with key metadata {_shown(_as_text(key_metadata))}" if key_metadata else "without key metadata"
+        text = key_metadata.decode(errors="replace")
+        named = f"with key metadata {quoted(text)}" if text else "without key metadata"
         raise KeyNotFoundError(
             f"another program wrote the file, {named}; none of the configured keys fits: {self._configured()}",
             hint="list the key in a JSON file and pass static://FILE",
@@ -328,7 +329,7 @@ class Keyring:
             if key is not None:
                 return key
         raise KeyNotFoundError(
-            f"the file needs master key {_shown(master_key_id)}, which is not one of the configured keys: "
+            f"the file needs master key {quoted(master_key_id)}, which is not one of the configured keys: "
             f"{self._configured()}",
             hint="pass the key reference of that master key; pipecrypt inspect shows which keys a file needs",
         )
@@ -342,23 +343,154 @@ class Keyring:
 
     def _call(self, call: Callable[[], _Result], what: str | KeyReference) -> _Result:
         self.service_calls += 1
-        try:
+        with mapped_errors(quoted(str(what))):
             return call()
-        except PipecryptError:
-            raise
-        except Exception as error:
-            # A plug-in should have mapped it. Its text may hold anything, so it is not repeated.
-            raise KeyServiceError(f"the key service of {_shown(str(what))} failed: {type(error).__name__}") from error
 
 
 def _seals_only(master_key: MasterKey) -> bool:
     return getattr(master_key, "seals_only", False)
 
 
-def _as_text(key_metadata: bytes) -> str:
-    return key_metadata[: 4 * _SHOWN_CHARACTERS].decode(errors="replace")
+@dataclass(slots=True)
+class _Entry:
+    key: DataKey = field(repr=False)
+    made_at: float
+    uses: int = 0
 
 
-def _shown(text: str) -> str:
-    # Escaped, because the text comes from a file and may hold control sequences of a terminal.
-    return ascii(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
+class KEKCache:
+    """Unwrapped KEKs by master key and wrapped text. Not safe across threads; the session holds its lock.
+
+    The whole wrapped text is part of the name: a KEK id is only a file's claim, and would let one file put its KEK in
+    the place of another's.
+
+    Args:
+        limits: when a KEK leaves.
+        clock: a clock that never goes back, in seconds.
+    """
+
+    __slots__ = ("_clock", "_entries", "_limits", "_text_bytes")
+
+    def __init__(self, limits: KEKLimits, clock: Callable[[], float]) -> None:
+        """Hold nothing."""
+        self._limits = limits
+        self._clock = clock
+        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+        self._text_bytes = 0
+
+    def get(self, master_key_id: str, wrapped: str) -> DataKey | None:
+        """Return a KEK for one use, or None; it stays the cache's, which may wipe it at the next `put`."""
+        name = (master_key_id, wrapped)
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        if self._limits.is_used_up(entry.made_at, entry.uses, self._clock()):
+            self._drop(name)
+            return None
+        entry.uses += 1
+        self._entries.move_to_end(name)
+        return entry.key
+
+    def put(self, master_key_id: str, wrapped: str, key: DataKey) -> None:
+        """Keep a KEK that was just unwrapped for its first use; what is old, or too much, leaves."""
+        name, now = (master_key_id, wrapped), self._clock()
+        for old in [each for each, it in self._entries.items() if self._limits.is_used_up(it.made_at, it.uses, now)]:
+            self._drop(old)
+        self._entries[name] = _Entry(key, now, uses=1)
+        self._text_bytes += len(wrapped)
+        limits = self._limits
+        while len(self._entries) > 1 and (len(self._entries) > limits.count or self._text_bytes > limits.text_bytes):
+            self._drop(next(iter(self._entries)))
+
+    def wipe(self) -> None:
+        """Wipe all KEKs and forget them."""
+        for name in tuple(self._entries):
+            self._drop(name)
+
+    def _drop(self, name: tuple[str, str]) -> None:
+        self._entries.pop(name).key.wipe()
+        self._text_bytes -= len(name[1])
+
+
+@dataclass(slots=True)
+class _WritingKEK:
+    key: DataKey
+    cipher: MessageCipher
+    id: bytes
+    writer: MaterialWriter
+    made_at: float
+    wraps: int = 0
+
+
+class WritingKEKs:
+    """Wraps data keys under KEKs that it makes when they are needed.
+
+    Args:
+        keyring: calls the key services.
+        limits: how long a KEK is used.
+        clock: a clock that never goes back, in seconds.
+        also: key references that each KEK is wrapped for, too.
+    """
+
+    __slots__ = ("_also", "_clock", "_grants", "_keks", "_keyring", "_limits")
+
+    def __init__(
+        self, keyring: Keyring, limits: KEKLimits, clock: Callable[[], float], also: Sequence[str | KeyReference]
+    ) -> None:
+        """Make no KEK yet."""
+        self._keyring = keyring
+        self._limits = limits
+        self._clock = clock
+        self._also = tuple(dict.fromkeys(also))
+        self._keks: dict[tuple[str, str], _WritingKEK] = {}
+        self._grants: list[Grant] = []
+
+    def wrap(self, key_reference: str | KeyReference, key: DataKey, context: Context, dataset_id: str | None) -> bytes:
+        """Return the `key_metadata` of a data key.
+
+        Args:
+            key_reference: of the master key.
+            key: the data key.
+            context: where it is used.
+            dataset_id: that the KEK is bound to; None for that of the context.
+
+        Raises:
+            KeyServiceError: the key service failed or refused to make a KEK.
+            UsageError: the reference names keys that only open files.
+        """
+        kek = self._kek(key_reference, context.dataset_id if dataset_id is None else dataset_id)
+        # The AAD is the KEK's id, because parquet-java and parquet-cpp unwrap data keys so.
+        wrapped = kek.cipher.seal(key.expose_key_bytes(), kek.id)
+        kek.wraps += 1
+        return kek.writer.encode(wrapped, commit(key, context.key_binding()), is_footer_key=context.column is None)
+
+    def take_grants(self) -> tuple[Grant, ...]:
+        """Return the KEKs made since the last call, wrapped for the further master keys."""
+        made, self._grants = tuple(self._grants), []
+        return made
+
+    def wipe(self) -> None:
+        """Wipe all KEKs and forget them."""
+        for kek in self._keks.values():
+            kek.key.wipe()
+        self._keks.clear()
+
+    def _kek(self, key_reference: str | KeyReference, dataset_id: str) -> _WritingKEK:
+        master_key_id = self._keyring.master_key(key_reference).id
+        kek = self._keks.get((master_key_id, dataset_id))
+        if kek is None or self._limits.is_used_up(kek.made_at, kek.wraps, self._clock()):  # SP 800-38D 8.3
+            key, wrapped = self._keyring.generate(key_reference, Context(dataset_id=dataset_id, path=""))
+            if kek is not None:
+                kek.key.wipe()
+            kek_id = random_bytes(KEK_ID_BYTES)
+            writer = MaterialWriter(master_key_id, kek_id, kek_text(dataset_id, wrapped))
+            kek = _WritingKEK(key, MessageCipher(key), kek_id, writer, self._clock())
+            self._grant(kek, dataset_id)  # first: a KEK that could not be wrapped for all is not used
+            self._keks[master_key_id, dataset_id] = kek
+        return kek
+
+    def _grant(self, kek: _WritingKEK, dataset_id: str) -> None:
+        context, since = Context(dataset_id=dataset_id, path=""), utc_text(utc_now())
+        for reference in self._also:
+            wrapped = kek_text(dataset_id, self._keyring.wrap(reference, kek.key, context))
+            self._grants.append(Grant(encode_base64(kek.id), self._keyring.master_key(reference).id, wrapped, since))

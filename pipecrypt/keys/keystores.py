@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.kdf import KDFParameters, new_parameters
-from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, encode_pem, new_seed, read_seed_pem
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, new_signing_seed, public_pem
+from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, encode_pem, read_seed_pem
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, public_pem
 from pipecrypt.errors import (
     ConflictError,
     DamagedKeystoreError,
@@ -36,6 +36,7 @@ from pipecrypt.keys.schemes.keystore_document import (
     StoredKey,
     UnlockedKeystore,
     encode_keystore,
+    has_secret,
     new_keystore,
     parse_keystore,
     reprotected,
@@ -43,19 +44,20 @@ from pipecrypt.keys.schemes.keystore_document import (
 )
 from pipecrypt.keys.schemes.keystore_file import (
     KeyPlace,
-    KeystoreMemory,
-    LockedDirectory,
     ReadKeystore,
+    check_none_stood,
     find_versions,
     keystore_path,
+    last_counter,
     locate_key,
     locked_directory,
     master_key_id,
-    missing_secret,
     open_keystore,
     read_as_can_be,
     read_keystore,
     read_keystore_if_any,
+    read_versions,
+    remember,
 )
 from pipecrypt.vocabulary.clock import utc_now, utc_text
 from pipecrypt.vocabulary.documents import decode_base64
@@ -77,7 +79,8 @@ __all__ = [
 ]
 
 # What the keystore is, of the present version -> the keys that it has from then on.
-Change = Callable[[UnlockedKeystore], Iterable[StoredKey]]
+Change: TypeAlias = Callable[[UnlockedKeystore], Iterable[StoredKey]]
+Put: TypeAlias = Callable[[bytes], None]  # writes the keystore whose directory is locked
 _LONGEST_LEAP: Final = 1_000_000  # changes since a backup was made; all that the counter holds are 9e15
 _logger = logging.getLogger(__name__)
 
@@ -116,13 +119,13 @@ def change_passphrase(path: Path, credentials: Credentials, kdf: KDFParameters |
         with (
             open_keystore(path, credentials) as unlocked,
             reprotected(unlocked, others, kdf or new_parameters()) as rehearsed,
-            locked_directory(path) as directory,
+            locked_directory(path) as put,
             open_keystore(path, credentials) as again,
         ):
             if again.document == unlocked.document:
-                return _write(path, credentials, directory, rehearsed, rehearsed.document.keys)
+                return _write(path, credentials, put, rehearsed, rehearsed.document.keys)
             with reprotected(again, others, kdf or new_parameters()) as fresh:
-                return _write(path, credentials, directory, fresh, fresh.document.keys)
+                return _write(path, credentials, put, fresh, fresh.document.keys)
     finally:
         credentials.forget()
         others.forget()
@@ -137,17 +140,16 @@ def accept_backup(path: Path, credentials: Credentials) -> KeystoreDocument:
     Raises:
         KeystoreError, PassphraseError, DamagedKeystoreError: as `create_key`, but for its age.
     """
-    memory = KeystoreMemory.of_user(credentials.environ)
     try:
         unlock_keystore(read_keystore(path), str(path), credentials).wipe()  # may wait for a person: before the lock
-        with locked_directory(path) as directory:
+        with locked_directory(path) as put:
             document = read_keystore(path)
             with (
                 unlock_keystore(document, str(path), credentials) as unlocked,
                 _of_present_version(unlocked, credentials) as present,
             ):
-                accepted = _counter_above(document.counter, memory.counter(document))
-                return _write(path, credentials, directory, present, present.document.keys, accepted=accepted)
+                accepted = _counter_above(document.counter, last_counter(document, credentials.environ))
+                return _write(path, credentials, put, present, present.document.keys, accepted=accepted)
     finally:
         credentials.forget()
 
@@ -169,28 +171,28 @@ def _change_keystore(
             return _make(path, credentials, change, new)
         with open_keystore(path, credentials) as unlocked, _of_present_version(unlocked, credentials) as present:
             change(present)
-        with locked_directory(path) as directory:
-            return _change(path, credentials, change, directory)
+        with locked_directory(path) as put:
+            return _change(path, credentials, change, put)
     finally:
         credentials.forget()
 
 
 def _make(path: Path, credentials: Credentials, change: Change, new: NewKeystore) -> KeystoreDocument:
     if not new.replaces_lost:
-        KeystoreMemory.of_user(credentials.environ).check_none_stood(path)
+        check_none_stood(path, credentials.environ)
     with new_keystore(str(uuid.uuid4()), str(path), credentials, new.kdf or new_parameters()) as empty:
         change(empty)
-        with locked_directory(path) as directory:
+        with locked_directory(path) as put:
             if read_keystore_if_any(path) is not None:  # another writer was faster: what is there is extended
-                return _change(path, credentials, change, directory)
-            made = _write(path, credentials, directory, empty, change(empty))
+                return _change(path, credentials, change, put)
+            made = _write(path, credentials, put, empty, change(empty))
     new.made(path)
     return made
 
 
-def _change(path: Path, credentials: Credentials, change: Change, directory: LockedDirectory) -> KeystoreDocument:
+def _change(path: Path, credentials: Credentials, change: Change, put: Put) -> KeystoreDocument:
     with open_keystore(path, credentials) as unlocked, _of_present_version(unlocked, credentials) as present:
-        document = _write(path, credentials, directory, present, change(present))
+        document = _write(path, credentials, put, present, change(present))
     if not unlocked.document.is_sealed:
         _logger.warning("keystore %s is sealed as a whole from now on; older releases cannot open it", path)
     return document
@@ -203,7 +205,7 @@ def _of_present_version(unlocked: UnlockedKeystore, credentials: Credentials) ->
 def _write(
     path: Path,
     credentials: Credentials,
-    directory: LockedDirectory,
+    put: Put,
     unlocked: UnlockedKeystore,
     keys: Iterable[StoredKey],
     *,
@@ -221,9 +223,9 @@ def _write(
         parse_keystore(data, str(path))  # never write what could not be read, such as one key too many
     except DamagedKeystoreError as error:
         raise KeystoreError(error.message, hint="nothing was changed") from error
-    directory.replace(data)
+    put(data)
     try:
-        KeystoreMemory.of_user(credentials.environ).remember(document, path, replaces=accepted is not None)
+        remember(document, path, credentials.environ, replaces=accepted is not None)
     except DamagedKeystoreError as error:  # the keystore is written, which no record undoes
         _logger.warning("keystore %s is written, and cannot be remembered: %s", path, error.message)
     return document
@@ -301,11 +303,11 @@ def create_key(
         PassphraseError: passphrase or key file is missing or wrong; nothing was written.
         KeystoreError: the keystore is malformed, cannot be written, or is gone from where it was seen before.
     """
-    place = locate_key(parse_key_reference(reference))
+    place = locate_key(reference)
     if key_type not in set(KeyType):
         raise UsageError(f"a keystore makes no keys of type {key_type!a}", hint=f"it makes {', '.join(KeyType)}")
     wanted = KeyType(key_type)
-    with _make_key(wanted) as key:
+    with DataKey(random_bytes(DATA_KEY_BYTES)) as key:  # or a seed, of whichever algorithm
         new = replace(keystore, kdf=kdf)
         return _add_key(place, wanted, key, credentials, new, new_version=new_version, created=clock())
 
@@ -335,7 +337,7 @@ def import_key(
     Raises:
         UsageError: `data` is not such a key.
     """
-    place, (key_type, key) = locate_key(parse_key_reference(reference)), _read_key(data)
+    place, (key_type, key) = locate_key(reference), _read_key(data)
     with key:
         new = replace(keystore, kdf=kdf)
         return _add_key(place, key_type, key, credentials, new, new_version=new_version, created=clock())
@@ -366,7 +368,7 @@ def read_keys(reference: str, credentials: Credentials) -> KeyList:
     except PassphraseError as error:
         read = ReadKeystore(read_keystore(path), error.message)  # a list widens nothing, and says so
     keys = read.document.keys if place is None else find_versions(read.document, place)
-    return KeyList(read.doubt is None, _entries_of(keys), read.doubt)
+    return KeyList(read.doubt is None, tuple(map(_entry, keys)), read.doubt)
 
 
 def _add_key(
@@ -394,7 +396,7 @@ def _add_key(
         return *unlocked.document.keys, unlocked.seal_key(entry, key)
 
     document = _change_keystore(place.path, credentials, change, keystore)
-    return _entries_of(document.keys[-1:])[0]
+    return _entry(document.keys[-1])
 
 
 def _check_addable(place: KeyPlace, key_type: KeyType, earlier: tuple[StoredKey, ...], *, new_version: bool) -> None:
@@ -411,12 +413,6 @@ def _check_addable(place: KeyPlace, key_type: KeyType, earlier: tuple[StoredKey,
         raise UsageError(
             f"{place.text} is of type {earlier[0].type}, not {key_type}", hint="a key's versions are of one type"
         )
-
-
-def _make_key(key_type: KeyType) -> DataKey:
-    if key_type is KeyType.AES256:
-        return DataKey(random_bytes(DATA_KEY_BYTES))
-    return new_seed() if key_type.is_identity else new_signing_seed(SignatureAlgorithm(key_type.value))
 
 
 def _public_key(key_type: KeyType, key: DataKey) -> str | None:
@@ -445,16 +441,12 @@ def _read_key(data: bytes) -> tuple[KeyType, DataKey]:
     )
 
 
-def _entries_of(keys: tuple[StoredKey, ...]) -> tuple[KeystoreEntry, ...]:
-    """Return what is told about keys.
+def _entry(key: StoredKey) -> KeystoreEntry:
+    """Return what is told about a key.
 
     Raises:
-        KeystoreError: a public key is not valid.
+        KeystoreError: its public key is not valid.
     """
-    return tuple(_entry(key) for key in keys)
-
-
-def _entry(key: StoredKey) -> KeystoreEntry:
     try:
         return KeystoreEntry(
             name=key.name,
@@ -491,14 +483,12 @@ def find_doomed(
         KeyNotFoundError: it has no such key, or no such version of it.
         KeyReferenceError: the reference is malformed, or names no key.
     """
-    place = locate_key(parse_key_reference(reference))
-    if not prove:
-        return _entries_of(_chosen(read_as_can_be(place.path, credentials).document, place, version))
+    place = locate_key(reference)
     try:
-        with open_keystore(place.path, credentials) as unlocked:
-            return _entries_of(_chosen(unlocked.document, place, version))
+        versions, _ = read_versions(place, credentials, prove=prove)
     finally:
         credentials.forget()
+    return tuple(map(_entry, _chosen(versions, place, version)))
 
 
 def usable_beside(reference: str, credentials: Credentials, *, ask: bool) -> tuple[str, ...] | None:
@@ -512,8 +502,8 @@ def usable_beside(reference: str, credentials: Credentials, *, ask: bool) -> tup
     Raises:
         KeystoreError, PassphraseError, DamagedKeystoreError: as `find_doomed`.
     """
-    place = locate_key(parse_key_reference(reference))
-    if not ask and missing_secret(place.path, credentials) is not None:
+    place = locate_key(reference)
+    if not ask and not has_secret(read_keystore(place.path), str(place.path), credentials):
         return None
     with open_keystore(place.path, credentials) as unlocked:
         names = dict.fromkeys(key.name for key in unlocked.document.keys if not key.type.signs)
@@ -526,16 +516,16 @@ def remove_keys(reference: str, version: int | None, credentials: Credentials) -
     Raises:
         PassphraseError: passphrase or key file is missing or wrong; nothing was removed.
     """
-    place = locate_key(parse_key_reference(reference))
+    place = locate_key(reference)
     removed: tuple[StoredKey, ...] = ()
 
     def change(unlocked: UnlockedKeystore) -> tuple[StoredKey, ...]:
         nonlocal removed
-        removed = _chosen(unlocked.document, place, version)
+        removed = _chosen(find_versions(unlocked.document, place), place, version)
         return tuple(key for key in unlocked.document.keys if key not in removed)
 
     _change_keystore(place.path, credentials, change)
-    return _entries_of(removed)
+    return tuple(map(_entry, removed))
 
 
 def retire_key(
@@ -565,7 +555,7 @@ def retire_key(
         PassphraseError: passphrase or key file is missing or wrong; nothing was changed.
         KeystoreError, DamagedKeystoreError: as `find_doomed`.
     """
-    place = locate_key(parse_key_reference(reference))
+    place = locate_key(reference)
     now = clock()
     moment = now if at is None else at
     if moment > now:
@@ -576,7 +566,7 @@ def retire_key(
     changed: list[StoredKey] = []
 
     def change(unlocked: UnlockedKeystore) -> tuple[StoredKey, ...]:
-        (entry,) = _chosen(unlocked.document, place, version)
+        (entry,) = _chosen(find_versions(unlocked.document, place), place, version)
         if entry.retired is not None and entry.retired <= since:
             raise ConflictError(
                 f"{place.text}: version {version} is retired already, since {entry.retired}",
@@ -586,11 +576,10 @@ def retire_key(
         return tuple(changed[0] if key == entry else key for key in unlocked.document.keys)
 
     _change_keystore(place.path, credentials, change)
-    return _entries_of(tuple(changed))[0]
+    return _entry(changed[0])
 
 
-def _chosen(document: KeystoreDocument, place: KeyPlace, version: int | None) -> tuple[StoredKey, ...]:
-    versions = find_versions(document, place)
+def _chosen(versions: Sequence[StoredKey], place: KeyPlace, version: int | None) -> tuple[StoredKey, ...]:
     found = tuple(each for each in versions if version in (None, each.version))
     if not found:
         there = ", ".join(str(each) for each in sorted(each.version for each in versions))

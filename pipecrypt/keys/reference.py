@@ -128,7 +128,10 @@ def parse_key_reference(text: str | KeyReference) -> KeyReference:
     if not location:
         raise KeyReferenceError(f"key reference {text} has nothing behind its scheme")
     if not has_slashes and location.startswith(("/", ".", "~")):
-        raise KeyReferenceError(f"key reference {text} lacks // behind its scheme", hint=_with_slashes(match))
+        raise KeyReferenceError(
+            f"key reference {text} lacks // behind its scheme",
+            hint=f"write {match['scheme'].lower()}://{text.partition(':')[2]}",
+        )
     fragment = None if match["fragment"] is None else _decode(match["fragment"], text)
     return KeyReference(match["scheme"].lower(), location, fragment, _parse_query(match["query"], text), text)
 
@@ -157,10 +160,6 @@ def _absolute(path: Path) -> Path:
         return path.absolute()
     except OSError:  # the current directory is gone
         return path
-
-
-def _with_slashes(match: re.Match[str]) -> str:
-    return f"write {match['scheme'].lower()}://{match[0].partition(':')[2]}"
 
 
 def _parse_query(query: str | None, text: str) -> tuple[tuple[str, str], ...]:

@@ -15,10 +15,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
+from typing import ClassVar, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 from pipecrypt.crypto.aead import random_bytes
-from pipecrypt.errors import KeyReferenceError, MissingExtraError, UsageError
+from pipecrypt.errors import (
+    IntegrityError,
+    KeyReferenceError,
+    KeyServiceError,
+    MissingExtraError,
+    PipecryptError,
+    RetiredKeyError,
+    UsageError,
+)
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.vocabulary.context import Context
@@ -35,6 +43,7 @@ __all__ = [
     "KeyService",
     "KeyServices",
     "MasterKey",
+    "SealingMasterKey",
     "Wipeable",
     "WrappingMasterKey",
     "WrapsKeys",
@@ -46,6 +55,7 @@ __all__ = [
     "known_schemes",
     "list_sibling_keys",
     "load_key_service",
+    "mapped_errors",
     "open_key_reference",
     "provided_key_service",
 ]
@@ -210,6 +220,60 @@ class WrappingMasterKey(ABC):
         return f"<{type(self).__name__} {self.id}>"
 
 
+class SealingMasterKey(WrappingMasterKey):
+    """A master key that seals KEKs bound to its label, its id and the context; see `bind_to_master_key`.
+
+    Args:
+        key_id: what data files store.
+        earlier: the versions before it.
+        is_retired: it opens what it sealed, and seals nothing more.
+    """
+
+    __slots__ = ("_earlier", "_is_retired")
+
+    label: ClassVar[bytes]
+    opens_here: ClassVar[bool] = True
+
+    def __init__(self, key_id: str, earlier: tuple[MasterKey, ...] = (), *, is_retired: bool = False) -> None:
+        """Keep them."""
+        super().__init__(key_id)
+        self._earlier = earlier
+        self._is_retired = is_retired
+
+    def wrap_key(self, key: DataKey, context: Context) -> bytes:
+        """Return the sealed form of a key that exists already.
+
+        Raises:
+            RetiredKeyError: this version is retired.
+        """
+        if self._is_retired:
+            raise RetiredKeyError(f"the newest version of master key {self._id} is retired")
+        return self._seal(key.expose_key_bytes(), bind_to_master_key(self.label, self._id, context))
+
+    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
+        """Return the key that `wrapped` holds.
+
+        Raises:
+            IntegrityError: `wrapped` was not made by this master key for `context`.
+        """
+        try:
+            return DataKey(self._open(wrapped, bind_to_master_key(self.label, self._id, context)))
+        except (IntegrityError, ValueError) as error:
+            raise IntegrityError(
+                f"the key encryption key was not wrapped by master key {self._id} for this dataset"
+            ) from error
+
+    def earlier_versions(self) -> tuple[MasterKey, ...]:
+        """Return the versions before it."""
+        return self._earlier
+
+    @abstractmethod
+    def _seal(self, key_bytes: bytearray, info: bytes) -> bytes: ...
+
+    @abstractmethod
+    def _open(self, sealed: bytes, info: bytes) -> bytes: ...
+
+
 def bind_to_master_key(label: bytes, master_key_id: str, context: Context) -> bytes:
     """Return what is bound to a KEK: AAD, or the info of a seal. It begins with a label of the service.
 
@@ -241,7 +305,7 @@ def open_key_reference(
         AccessError: the key is missing, or the credentials do not open it.
     """
     reference = parse_key_reference(reference)
-    service = (services or {}).get(reference.scheme) or load_key_service(reference)
+    service = load_key_service(reference, services)
     if not isinstance(service, KeyService):
         raise UsageError(
             f"keys of {reference.scheme}:// encrypt nothing: {reference.text}",
@@ -307,13 +371,20 @@ def known_schemes() -> tuple[str, ...]:
     return tuple(sorted({*_BUILT_IN, *_PROVIDED, *_plugged_in()}))
 
 
-def load_key_service(reference: KeyReference) -> object:
+def load_key_service(reference: KeyReference, services: Mapping[str, object] | None = None) -> object:
     """Return what stands for a reference's scheme; the caller asks for the power it needs.
+
+    Args:
+        reference: names the scheme.
+        services: by scheme; they are asked before those installed.
 
     Raises:
         KeyReferenceError: an unknown scheme.
         MissingExtraError: its plug-in cannot be loaded.
     """
+    given = (services or {}).get(reference.scheme)
+    if given is not None:
+        return given
     if reference.scheme in _BUILT_IN:
         module = importlib.import_module(f"pipecrypt.keys.schemes.{reference.scheme.replace('-', '_')}")
         return cast(object, module.SERVICE)
@@ -334,11 +405,29 @@ def load_key_service(reference: KeyReference) -> object:
 @contextmanager
 def provided_key_service(scheme: str, service: object) -> Iterator[None]:
     """Let a scheme of no plug-in stand for a service, in this process and until the block ends; for tests."""
+    before = dict(_PROVIDED)
     _PROVIDED[scheme] = service
     try:
         yield
     finally:
-        del _PROVIDED[scheme]
+        _PROVIDED.clear()
+        _PROVIDED.update(before)
+
+
+@contextmanager
+def mapped_errors(what: str) -> Iterator[None]:
+    """Let only errors of our own leave a call to a key service; `what` is its key.
+
+    Raises:
+        KeyServiceError: in the place of an exception that a plug-in should have mapped. Its text may hold anything, so
+            it is not repeated.
+    """
+    try:
+        yield
+    except PipecryptError:
+        raise
+    except Exception as error:
+        raise KeyServiceError(f"the key service of {what} failed: {type(error).__name__}") from error
 
 
 def _plugged_in() -> dict[str, EntryPoint]:

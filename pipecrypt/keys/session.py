@@ -25,8 +25,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import MAX_TRIED, Grant, check_strengths
-from pipecrypt.keys.keks import KEKCache, WritingKEKs
-from pipecrypt.keys.keyring import KEKLimits, Keyring, RequestOrigin, WrongKEKs
+from pipecrypt.keys.keyring import KEKCache, KEKLimits, Keyring, RequestOrigin, WritingKEKs, WrongKEKs
 from pipecrypt.keys.material import (
     MAX_KEY_METADATA_BYTES,
     ExternalMaterial,
@@ -113,10 +112,9 @@ class KeySession:
         self._keyring = Keyring([*references, *also], credentials, services, WrongKEKs(limits, clock))
         self._writing = WritingKEKs(self._keyring, limits, clock, also)
         try:
-            if dataset_id is not None:
-                self._keyring.check_makes_keys()
-            if also:
-                check_strengths(self._keyring.master_key(each).id for each in (*references, *also))
+            if dataset_id is not None or also:  # all of them are to wrap new keys
+                ids = [self._keyring.master_key(each).id for each in (*references, *also)]
+                check_strengths(ids if also else ())
         except BaseException:
             self.close()
             raise
@@ -150,7 +148,8 @@ class KeySession:
         key = DataKey(random_bytes(DATA_KEY_BYTES))
         try:
             with self._lock:
-                self._check_dataset(context)
+                if self._dataset_id is not None and context.dataset_id not in ("", self._dataset_id):
+                    raise RuntimeError("this session writes another dataset")
                 key_metadata = self._writing.wrap(key_reference, key, context, self._dataset_id)
         except BaseException:
             key.wipe()
@@ -189,10 +188,10 @@ class KeySession:
         Args:
             key_metadata: as the file has it; b"" where it has none.
             context: what the reader opened.
-            external: returns the entries of the file's external key material; see `for_file`.
+            external: returns the entries of the file's external key material; see `FileKeys`.
             grants: finds grants of a KEK; asked only where the master key that the file names does not open it.
             origin: the file or message, whose wrong KEKs count against it; None for all that the session is asked
-                without one. See `for_file`.
+                without one. See `FileKeys`.
 
         Raises:
             KeyNotFoundError: none of the configured keys fits.
@@ -243,16 +242,6 @@ class KeySession:
         with self._lock:
             return self._writing.take_grants()
 
-    def for_file(self, read_external: ExternalEntries, grants: FindGrants | None = None) -> FileKeys:
-        """Return the keys of one file.
-
-        Args:
-            read_external: returns the entries of `_KEY_MATERIAL_FOR_<file>.json`, or None where there is none. Called
-                once, and only if a key of the file is kept there: looking may be denied to who may read the file.
-            grants: finds grants of a KEK; see `open_data_key`.
-        """
-        return FileKeys(self, read_external, grants)
-
     def unwrap_kek_text(self, wrapped_kek: str, master_key_id: str, origin: RequestOrigin | None = None) -> DataKey:
         """Return the key in a text of "wrappedKEK", or of a singly wrapped "wrappedDEK"; the caller wipes it.
 
@@ -289,10 +278,6 @@ class KeySession:
     ) -> None:
         """Close the session."""
         self.close()
-
-    def _check_dataset(self, context: Context) -> None:
-        if self._dataset_id is not None and context.dataset_id not in ("", self._dataset_id):
-            raise RuntimeError("this session writes another dataset")
 
     def _open_material(
         self, material: KeyMaterial, context: Context, grants: FindGrants | None, origin: RequestOrigin, take: _Take
@@ -375,8 +360,9 @@ class FileKeys:
 
     Args:
         session: makes and opens the keys; it stays its owner's.
-        read_external: as for `KeySession.for_file`.
-        grants: as for `KeySession.for_file`.
+        read_external: returns the entries of `_KEY_MATERIAL_FOR_<file>.json`, or None where there is none. Called once,
+            and only if a key of the file is kept there: looking may be denied to who may read the file.
+        grants: finds grants of a KEK; see `KeySession.open_data_key`.
     """
 
     __slots__ = ("_entries", "_grants", "_kek_ids", "_origin", "_read_external", "_reader", "_session", "_was_read")

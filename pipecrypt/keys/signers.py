@@ -7,17 +7,17 @@ where it has the power `PublicKeys`. Both are found as key services are, in the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from pipecrypt.crypto.recipient import RecipientKey, encode_pem
 from pipecrypt.crypto.signature import PrivateKey, PublicKey, Signature
-from pipecrypt.errors import IntegrityError, KeyServiceError, PipecryptError, UsageError
+from pipecrypt.errors import IntegrityError, KeyServiceError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import VersionKey, parse_version_keys, recipient_id
 from pipecrypt.keys.reference import KeyReference, parse_key_reference
-from pipecrypt.keys.service import Wipeable, load_key_service
+from pipecrypt.keys.service import Wipeable, load_key_service, mapped_errors
 from pipecrypt.vocabulary.once import warn_once
 
 __all__ = [
@@ -27,10 +27,10 @@ __all__ = [
     "PublicKeys",
     "PublicVersions",
     "Recipients",
+    "ServiceSigner",
     "Signer",
     "SigningService",
     "SigningServices",
-    "WithPublicKey",
     "export_public_half",
     "make_signatures",
     "open_signer",
@@ -165,18 +165,30 @@ class PublicHalf:
 SigningServices: TypeAlias = Mapping[str, SigningService | PublicKeys]
 
 
-class WithPublicKey:
-    """What every signer of ours tells: its public key.
+class ServiceSigner:
+    """An opened signing key.
 
     Args:
         public_key: of the private key that signs.
+        sign: returns a signature of a message.
+        wipe: lets go of what it holds in this process.
+        earlier: public keys of the versions before it, proven.
     """
 
-    __slots__ = ("_public_key",)
+    __slots__ = ("_public_key", "_sign", "_wipe", "earlier")
 
-    def __init__(self, public_key: PublicKey) -> None:
-        """Keep it."""
+    def __init__(
+        self,
+        public_key: PublicKey,
+        sign: Callable[[bytes], bytes],
+        wipe: Callable[[], None] | None = None,
+        earlier: tuple[VersionKey, ...] = (),
+    ) -> None:
+        """Keep them."""
         self._public_key = public_key
+        self._sign = sign
+        self._wipe = wipe
+        self.earlier: Final = earlier
 
     @property
     def key_id(self) -> str:
@@ -188,34 +200,31 @@ class WithPublicKey:
         """The public key, as PEM."""
         return self._public_key.pem
 
+    def sign(self, message: bytes) -> bytes:
+        """Return a signature of `message`."""
+        return self._sign(message)
+
+    def wipe(self) -> None:
+        """Let go of what it holds in this process."""
+        if self._wipe is not None:
+            self._wipe()
+
     def __repr__(self) -> str:
         """Show the public key's id."""
         return f"<{type(self).__name__} {self.key_id}>"
 
 
-class LocalSigner(WithPublicKey):
+class LocalSigner(ServiceSigner):
     """A private key in this process.
 
     Args:
-        private_key: owned from now on, and wiped by `wipe`.
+        private_key: owned from now on, and wiped by `wipe` as far as Python can: see `crypto.signature`.
         earlier: public keys of the versions before it, proven.
     """
 
-    __slots__ = ("_private_key", "earlier")
-
     def __init__(self, private_key: PrivateKey, earlier: tuple[VersionKey, ...] = ()) -> None:
         """Keep them."""
-        super().__init__(private_key.public_key)
-        self._private_key = private_key
-        self.earlier: Final = earlier
-
-    def sign(self, message: bytes) -> bytes:
-        """Return a signature of `message`."""
-        return self._private_key.sign(message)
-
-    def wipe(self) -> None:
-        """Wipe the private key, as far as Python can: see `crypto.signature`."""
-        self._private_key.wipe()
+        super().__init__(private_key.public_key, private_key.sign, private_key.wipe, earlier)
 
 
 def open_signer(
@@ -235,15 +244,12 @@ def open_signer(
         IntegrityError: the key was changed after it was stored.
     """
     reference = parse_key_reference(text)
-    service = _find_service(reference, services)
+    service = load_key_service(reference, services)
     if not isinstance(service, SigningService):
         raise UsageError(f"keys of {reference.scheme}:// sign nothing: {reference.text}", hint=_HINT)
     try:
-        return service.open_signer(reference, credentials)
-    except PipecryptError:
-        raise
-    except Exception as error:
-        raise _foreign(reference.text, error) from error
+        with mapped_errors(reference.text):
+            return service.open_signer(reference, credentials)
     finally:
         credentials.forget()
 
@@ -295,23 +301,17 @@ def read_version_keys(
         IntegrityError: the public keys were changed.
     """
     reference = parse_key_reference(text)
-    service = _find_service(reference, services)
-    try:
+    service = load_key_service(reference, services)
+    with mapped_errors(reference.text):
         if isinstance(service, ProvenPublicKeys):
             found = service.find_public_keys(reference, credentials, prove=prove)
             if found.doubt is not None:
                 warn_once(_logger, _UNPROVEN, reference.text, found.doubt)
             return found
         if isinstance(service, PublicKeys):
-            texts = service.public_keys(reference)
-            return PublicVersions(
-                tuple(key for text in texts for key in parse_version_keys(text, reference.text)), None
-            )
-        raise UsageError(f"keys of {reference.scheme}:// show no public key: {reference.text}", hint=_HINT)
-    except PipecryptError:
-        raise
-    except Exception as error:
-        raise _foreign(reference.text, error) from error
+            parsed = [parse_version_keys(text, reference.text) for text in service.public_keys(reference)]
+            return PublicVersions(tuple(key for keys in parsed for key in keys), None)
+    raise UsageError(f"keys of {reference.scheme}:// show no public key: {reference.text}", hint=_HINT)
 
 
 def export_public_half(
@@ -338,7 +338,7 @@ def export_public_half(
         IntegrityError: the public key was exchanged.
     """
     reference = parse_key_reference(text)
-    service = _find_service(reference, services)
+    service = load_key_service(reference, services)
     try:
         recipient = (
             service.find_recipient(reference, credentials, prove=prove) if isinstance(service, Recipients) else None
@@ -365,24 +365,12 @@ def export_public_half(
 def _make_signature(signer: Signer, message: bytes) -> Signature:
     public_key = PublicKey(signer.public_key_pem)
     try:
-        value = signer.sign(message)
+        with mapped_errors(public_key.key_id):
+            value = signer.sign(message)
         public_key.verify(message, value)
     except IntegrityError as error:
         raise KeyServiceError(
             f"what was returned for the key {public_key.key_id} is not a signature of it",
             hint="check that private and public key belong together",
         ) from error
-    except PipecryptError:
-        raise
-    except Exception as error:
-        raise _foreign(public_key.key_id, error) from error
     return Signature(public_key.key_id, value)
-
-
-def _find_service(reference: KeyReference, services: SigningServices | None) -> object:
-    return (services or {}).get(reference.scheme) or load_key_service(reference)
-
-
-def _foreign(what: str, error: Exception) -> KeyServiceError:
-    # A plug-in should have mapped it. Its text may hold anything, so it is not repeated.
-    return KeyServiceError(f"the key service of {what} failed: {type(error).__name__}")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self, TypeAlias
@@ -24,6 +25,7 @@ from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.keys.service import known_schemes
 from pipecrypt.keys.signers import SigningServices, read_version_keys
 from pipecrypt.vocabulary.clock import utc_text
+from pipecrypt.vocabulary.printable import quoted
 
 __all__ = ["MAX_SIGNATURES", "MAX_TRUSTED_KEYS", "Approval", "Party", "TrustedKeys"]
 
@@ -164,7 +166,10 @@ class TrustedKeys:
             key_id = self._signer_of(message, signature)  # (2), (3)
             if key_id is None:
                 ignored.append(signature.key_id)
-                _logger.info("no trusted key made the signature of %s; it is ignored", _shown(signature.key_id))
+                _logger.info(
+                    "no trusted key made the signature of %s; it is ignored",
+                    quoted(signature.key_id),
+                )
             else:
                 signed[key_id] = None  # (4)
         retired = self._retired_by_then(signed, signed_at)  # (5)
@@ -189,7 +194,7 @@ class TrustedKeys:
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the keys: workers verify too."""
         parties = tuple(tuple(self._keys[key_id] for key_id in party) for party in self._parties)
-        return _rebuild, (parties, self.threshold)
+        return partial(TrustedKeys, threshold=self.threshold), (parties,)
 
     def _compared(self) -> tuple[object, ...]:
         retired = frozenset((key_id, each.retired) for key_id, each in self._keys.items())
@@ -221,19 +226,15 @@ class TrustedKeys:
         if not given:
             return NotTrustedError("there is no signature")
         if retired and (since := self._keys[retired[0]].retired) is not None:
-            shown = f"{_shown(retired[0])} signed it, and is retired since {utc_text(since)}"
+            shown = f"{quoted(retired[0])} signed it, and is retired since {utc_text(since)}"
             return NotTrustedError(
                 f"{votes} of {self.threshold} trusted parties signed; {shown}",
                 hint="what it signed before counts, where it says so: take the newest version from its writer",
             )
-        shown = ", ".join(_shown(key_id) for key_id in ignored[:_SHOWN_IGNORED])
+        shown = ", ".join(quoted(key_id, most=_SHOWN_CHARACTERS) for key_id in ignored[:_SHOWN_IGNORED])
         more = ", ..." if len(ignored) > _SHOWN_IGNORED else ""
         others = f"; no trusted key made those that claim to be of {shown}{more}" if ignored else ""
         return NotTrustedError(f"{votes} of {self.threshold} trusted parties signed{others}")
-
-
-def _rebuild(parties: tuple[tuple[VersionKey, ...], ...], threshold: int) -> TrustedKeys:
-    return TrustedKeys(parties, threshold=threshold)
 
 
 def _each_once(parties: Iterable[Iterable[VersionKey]]) -> dict[str, VersionKey]:
@@ -288,8 +289,3 @@ def _path_name(text: str) -> str:
     if not text.isprintable() or len(text) > _MAX_PATH_CHARACTERS or _LIKE_A_KEY.fullmatch(text):
         return f"the text of {len(text)} characters given as public key file"
     return f"public key file {text or '(no name)'}"
-
-
-def _shown(key_id: str) -> str:
-    # Escaped, because the text comes from a file and may hold control sequences of a terminal.
-    return ascii(key_id if len(key_id) <= _SHOWN_CHARACTERS else key_id[:_SHOWN_CHARACTERS] + "...")

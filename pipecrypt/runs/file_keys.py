@@ -25,11 +25,12 @@ _MAX_BYTES: Final = 16 << 20
 def keys_of_file(location: Location, session: KeySession) -> FileKeys:
     """Return the keys of a file; what lies outside of it is read when a key needs it, and only then."""
     if location.is_standard_stream:
-        return session.for_file(lambda: None)
+        return FileKeys(session)
     # What a source may be, a link for instance, what lies beside it may be, too.
     beside = replace(location.sibling(_material_name(location.name)), depth=location.depth)
     files, path = locate(location)
-    return session.for_file(
+    return FileKeys(
+        session,
         lambda: _entries(open_store(beside).read_small(max_bytes=_MAX_BYTES), beside.display),
         grants_above(session, files, path),
     )
@@ -39,7 +40,8 @@ def keys_of_object(fs: Any, path: str, session: KeySession) -> FileKeys:
     """Return the keys of a file of an fsspec file system; otherwise as `keys_of_file`."""
     folder, slash, name = path.rpartition("/")
     beside = folder + slash + _material_name(name)
-    return session.for_file(
+    return FileKeys(
+        session,
         lambda: _entries(read_small_object(fs, beside, _MAX_BYTES, beside), beside),
         grants_above(session, FilesystemFiles(fs), path),
     )

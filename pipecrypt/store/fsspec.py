@@ -35,8 +35,7 @@ from pipecrypt.store.fsspec_changes import (
     remove_object,
     rename,
 )
-from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import Pattern, has_glob, split_glob
+from pipecrypt.store.location import Location, Pattern, has_glob, split_glob
 from pipecrypt.store.preconditions import try_conditions
 from pipecrypt.store.problems import changed, describe, map_errors, not_regular, replaced_meanwhile, too_large
 from pipecrypt.store.protocol import (
@@ -80,8 +79,7 @@ class FsspecStore(Store):
 
     @contextmanager
     def _reach(self, doing: str, path: str = "") -> Iterator[tuple[Location, RemoteFilesystem]]:
-        place = self._at(path)
-        with map_errors(f"cannot {doing} {place.display}"):
+        with self._doing(doing, path) as place:
             yield place, self._open_filesystem(place)
 
     def guarantees(self) -> Guarantees:

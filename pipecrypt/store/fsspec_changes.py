@@ -91,7 +91,9 @@ def rename(
     if fingerprint is not None and fingerprint_of(info) != fingerprint:
         raise replaced_meanwhile(place)
     size = size_of(info, remote.path)
-    if _renames(remote):
+    # The inherited `mv` copies and deletes, and takes names with glob characters for globs. Object stores copy whole
+    # objects; what a `mv` of theirs does is not known.
+    if type(remote.fs).mv is not AbstractFileSystem.mv and not remote.uploads_whole:
         remote.retry.call(lambda: _move(remote, new, size))
     else:
         _copy(remote, info, new, place, replaces)
@@ -123,24 +125,14 @@ def remove_object(remote: RemoteFilesystem, info: Mapping[str, Any], place: Loca
         remote.retry.call(lambda: remote.fs.rm_file(remote.path))
 
 
-def _renames(remote: RemoteFilesystem) -> bool:
-    # The inherited `mv` copies and deletes, and takes names with glob characters for globs. Object stores copy whole
-    # objects; what a `mv` of theirs does is not known.
-    return type(remote.fs).mv is not AbstractFileSystem.mv and not remote.uploads_whole
-
-
 def _move(remote: RemoteFilesystem, new: str, size: int) -> None:
     try:
         remote.fs.mv(remote.path, new)
     except Exception:
-        if not _is_moved(remote, new, size):
+        # The last attempt may have taken effect, and only its answer was lost.
+        found = look_up(replace(remote, path=new)) if look_up(remote) is None else None
+        if found is None or found.get("size") != size:
             raise
-
-
-def _is_moved(remote: RemoteFilesystem, new: str, size: int) -> bool:
-    """Say whether the last attempt took effect, and only its answer was lost."""
-    found = look_up(replace(remote, path=new)) if look_up(remote) is None else None
-    return found is not None and found.get("size") == size
 
 
 def _copy(

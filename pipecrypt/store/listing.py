@@ -8,9 +8,8 @@ from typing import Final
 
 from pipecrypt.errors import SourceNotFoundError, UsageError
 from pipecrypt.store.filesystem import strip_protocol
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import ALL_PARQUET, PARQUET_SUFFIXES, Location, Pattern, has_glob, split_glob
 from pipecrypt.store.open import open_store
-from pipecrypt.store.patterns import ALL_PARQUET, PARQUET_SUFFIXES, Pattern, has_glob, split_glob
 from pipecrypt.store.protocol import Kind, SourceFile
 from pipecrypt.store.publication import is_temporary
 

@@ -26,8 +26,7 @@ from pipecrypt.errors import (
 from pipecrypt.store import beneath
 from pipecrypt.store.beneath import hold_directory, hold_parent
 from pipecrypt.store.local_sources import find_local_sources, local_fingerprint
-from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import Pattern
+from pipecrypt.store.location import Location, Pattern
 from pipecrypt.store.problems import changed, map_errors, not_regular, replaced_meanwhile, too_large
 from pipecrypt.store.protocol import (
     Admits,
@@ -54,6 +53,7 @@ from pipecrypt.vocabulary.state import take_lock
 __all__ = ["LocalStore"]
 
 _UNTOLD_BYTES: Final = 64 * 1024  # of a file that does not tell its size
+_LEADS_NOWHERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # what a link says that does
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL})
 
 
@@ -71,8 +71,7 @@ class LocalStore(Store):
 
     def stat(self, path: str = "") -> Entry:
         """Return what is at a path."""
-        place = self._at(path)
-        with map_errors(f"cannot read {place.display}"):
+        with self._doing("read", path) as place:
             try:
                 found = beneath.own_status(place)
             except LinkError:  # on the way
@@ -80,9 +79,12 @@ class LocalStore(Store):
             except (FileNotFoundError, NotADirectoryError):
                 return Entry(self.root, path, Kind.NOTHING)
             if stat.S_ISLNK(found.st_mode) and not place.depth:
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    return replace(self._entry(path, place, _followed(place)), follows_link=True)
-                return Entry(self.root, path, Kind.FILE, follows_link=True)  # leads nowhere
+                try:
+                    return replace(self._entry(path, place, beneath.status(place)), follows_link=True)
+                except OSError as error:
+                    if error.errno not in _LEADS_NOWHERE:
+                        raise
+                return Entry(self.root, path, Kind.FILE, follows_link=True)
             return self._entry(path, place, found)
 
     def _entry(self, path: str, place: Location, found: os.stat_result) -> Entry:
@@ -98,9 +100,8 @@ class LocalStore(Store):
 
     def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
         """Yield everything below a path that is not a directory itself."""
-        start = self._at(path)
-        below = self if not path else LocalStore(start)
-        with map_errors(f"cannot list {start.display}"):
+        with self._doing("list", path) as start:
+            below = self if not path else LocalStore(start)
             for names, found in beneath.walk(start, admits or (lambda _: True)):
                 name = "/".join(names)
                 yield below._entry(name, start.child(name), found)
@@ -108,7 +109,7 @@ class LocalStore(Store):
     def is_empty(self, *, besides: str | None = None) -> bool:
         """Say whether nothing is at the root, or a directory without files."""
         left_out = None if besides is None else tuple(besides.split("/"))
-        with map_errors(f"cannot read {self.root.display}"):
+        with self._doing("read"):
             entry = self.stat()
             if not entry.is_directory():
                 return not entry.exists()
@@ -127,8 +128,7 @@ class LocalStore(Store):
 
     def read_revision(self, path: str = "", *, max_bytes: int) -> Revision | None:
         """Return a whole small file, whose bytes are what `replace` compares."""
-        place = self._at(path)
-        with map_errors(f"cannot read {place.display}"):
+        with self._doing("read", path) as place:
             try:
                 data = _start(place, max_bytes + 1, refuse_from=max_bytes + 1)
             except (FileNotFoundError, NotADirectoryError):
@@ -139,8 +139,7 @@ class LocalStore(Store):
 
     def read_start(self, length: int, path: str = "") -> bytes:
         """Return the first bytes of a file."""
-        place = self._at(path)
-        with map_errors(f"cannot read {place.display}"):
+        with self._doing("read", path) as place:
             return _start(place, length)
 
     # ---- writing ----
@@ -199,8 +198,7 @@ class LocalStore(Store):
 
     def remove(self, path: str = "") -> None:
         """Remove the file that is there now."""
-        place = self._at(path)
-        with map_errors(f"cannot remove {place.display}"), contextlib.suppress(FileNotFoundError):
+        with self._doing("remove", path) as place, contextlib.suppress(FileNotFoundError):
             beneath.remove(place)
 
     def remove_leftovers(self, token: str, path: str = "", *, of_any_name: bool = False) -> None:
@@ -266,15 +264,6 @@ class LocalStore(Store):
                 os.close(descriptor)
                 raise
         return descriptor
-
-
-def _followed(place: Location) -> os.stat_result:
-    try:
-        return beneath.status(place)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise FileNotFoundError(errno.ENOENT, "the link leads to itself", place.display) from error
 
 
 def _lock_where_possible(descriptor: int, directory: str) -> None:

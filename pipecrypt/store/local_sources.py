@@ -11,8 +11,7 @@ import stat
 from collections.abc import Iterator
 
 from pipecrypt.errors import NoRegularFileError, SourceNotFoundError
-from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import Pattern, has_glob, split_glob
+from pipecrypt.store.location import Location, Pattern, has_glob, split_glob
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary

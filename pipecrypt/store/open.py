@@ -16,8 +16,7 @@ from pipecrypt.errors import StorageError, UsageError
 from pipecrypt.store.filesystem import S3_PROTOCOLS, RemoteFilesystem, protocol_of
 from pipecrypt.store.fsspec import FsspecStore
 from pipecrypt.store.local import LocalStore
-from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import Pattern
+from pipecrypt.store.location import Location, Pattern
 from pipecrypt.store.problems import map_errors
 from pipecrypt.store.protocol import Admits, Entry, Kind, Ranges, SourceFile, Store
 from pipecrypt.store.publication import Publication

@@ -24,9 +24,8 @@ from pipecrypt.errors import (
     StorageError,
     UnsafeSinkError,
 )
-from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import Pattern
-from pipecrypt.store.problems import replaced_meanwhile
+from pipecrypt.store.location import Location, Pattern
+from pipecrypt.store.problems import map_errors, replaced_meanwhile
 from pipecrypt.store.publication import Publication
 from pipecrypt.vocabulary.ranges import DescribedSource
 
@@ -240,6 +239,13 @@ class Store(Protocol):
 
     def _at(self, path: str) -> Location:
         return self.root.child(path) if path else self.root
+
+    @contextmanager
+    def _doing(self, what: str, path: str = "") -> Iterator[Location]:
+        """Yield the location of a path; errors of the storage say what was being done there."""
+        place = self._at(path)
+        with map_errors(f"cannot {what} {place.display}"):
+            yield place
 
     def guarantees(self) -> Guarantees:
         """Say how two writers of one name are kept apart below the root. On object stores this takes some ten requests.

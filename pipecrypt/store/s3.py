@@ -52,7 +52,6 @@ __all__ = [
     "S3Store",
 ]
 
-_NO_SUCH_UPLOAD: Final = 404
 _log = logging.getLogger(__name__)
 _NOT_FOUND: Final = 404
 _FIRST_REFUSAL: Final = 400
@@ -88,7 +87,6 @@ class S3Publication(Publication):
         self._first_bytes = first_part_bytes(remote.settings, expected_bytes)
         self._buffer = bytearray()
         self._upload: PartUpload | None = None
-        self._tags: list[str] = []
         with map_errors(f"cannot write {self.name}"):
             self._condition = self._look()
 
@@ -128,7 +126,7 @@ class S3Publication(Publication):
             with map_errors(f"cannot write {self.name}"):
                 if self._buffer:
                     self._send()
-                self._tags = self._upload.finish()
+                self._upload.finish()
 
     def _park(self) -> None:
         # Many small files may wait to be published together: the store keeps them, not the memory.
@@ -146,9 +144,8 @@ class S3Publication(Publication):
         self._buffer = bytearray()
 
     def _publish_parts(self, upload: PartUpload) -> None:
-        identifier, tags = upload.upload_id, self._tags
         try:
-            self._settled(lambda given: self._object.complete_upload(identifier, tags, condition=given))
+            self._settled(lambda given: self._object.complete_upload(upload.upload_id, upload.tags, condition=given))
         except PipecryptError:
             raise
         except Exception as error:
@@ -173,14 +170,10 @@ class S3Publication(Publication):
         try:
             attempt()
         except Exception as error:
-            if self._replaced_tag is None or not knows_no_condition(error):
+            if "IfMatch" not in self._condition or not knows_no_condition(error):
                 raise
             self._condition = UNCONDITIONAL  # nothing was done; that such a store has one writer is asked of the user
             attempt()
-
-    @property
-    def _replaced_tag(self) -> str | None:
-        return self._condition.get("IfMatch")
 
     def _look_after(self, error: Exception) -> Exception | None:
         """Say what a failed call left there; see `settle`."""
@@ -191,7 +184,11 @@ class S3Publication(Publication):
             return None
         if head is not None and not self._overwrite:
             return occupied(self.location)
-        return replaced_meanwhile(self.location) if self._is_replaced(head, error) else error
+        if "IfMatch" in self._condition:
+            is_replaced = head is None or head.tag != self._condition["IfMatch"]
+        else:
+            is_replaced = head is not None and precondition_failed(error)
+        return replaced_meanwhile(self.location) if is_replaced else error
 
     def _look_after_abort(self, error: Exception, *, is_over: bool) -> Exception | None:
         if self._is_ours(self._read_back()):
@@ -200,12 +197,6 @@ class S3Publication(Publication):
             return error
         self._upload = None  # the object may still appear
         return unknown_outcome(self.location, describe(error))
-
-    def _is_replaced(self, head: ObjectHead | None, error: Exception) -> bool:
-        """Say whether what is there, and is not ours, is not what may be replaced."""
-        if self._replaced_tag is None:
-            return head is not None and precondition_failed(error)
-        return head is None or head.tag != self._replaced_tag
 
     def _read_back(self) -> ObjectHead | None:
         try:
@@ -259,7 +250,7 @@ class S3Publication(Publication):
             self._retry.call(lambda: self._object.abort_upload(upload.upload_id))
             return True
         except Exception as error:
-            if http_status(error) == _NO_SUCH_UPLOAD:
+            if http_status(error) == _NOT_FOUND:
                 return True
             _log.warning("parts of %s stay at the storage, see docs/storage.md: %s", self.name, describe(error))
             return False

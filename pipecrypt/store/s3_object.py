@@ -9,7 +9,6 @@ them hold 5 TiB.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -267,9 +266,10 @@ class PartUpload:
         self._retry = Retry(settings.deadline_seconds)
         self._in_flight_bytes = settings.parts_in_flight * settings.part_bytes
         self._parts: list[Future[str]] = []
-        self._running: deque[Future[str]] = deque()
+        self._running: list[Future[str]] = []
         self._pool = ThreadPoolExecutor(settings.parts_in_flight, thread_name_prefix="pipecrypt-upload")
         self.size_bytes = 0
+        self.tags: list[str] = []
         self.upload_id = self._retry.call(lambda: target.begin_upload(write_id))
 
     @property
@@ -293,15 +293,14 @@ class PartUpload:
         self._running.append(part)
         self.size_bytes += len(data)
 
-    def finish(self) -> list[str]:
-        """Wait for all parts and return their tags.
+    def finish(self) -> None:
+        """Wait for all parts and keep their tags.
 
         Raises:
             Exception: a part could not be stored.
         """
-        tags = [part.result() for part in self._parts]
+        self.tags = [part.result() for part in self._parts]
         self._pool.shutdown()
-        return tags
 
     def abandon(self) -> None:
         """Stop, and wait for the calls under way: only then an abort leaves nothing behind."""
@@ -310,14 +309,13 @@ class PartUpload:
 
     def _make_room(self, length: int) -> None:
         most = max(1, self._in_flight_bytes // max(1, length))
-        while self._running and self._running[0].done():
-            self._running.popleft().result()
-        while len(self._running) >= most:
-            wait(self._running, return_when="FIRST_COMPLETED")
-            done = [part for part in self._running if part.done()]
-            for part in done:
+        while True:
+            for part in [each for each in self._running if each.done()]:
                 part.result()
                 self._running.remove(part)
+            if len(self._running) < most:
+                return
+            wait(self._running, return_when="FIRST_COMPLETED")
 
     def _store(self, number: int, data: bytes | bytearray) -> str:
         return self._retry.call(lambda: self._target.put_part(self.upload_id, number, data))

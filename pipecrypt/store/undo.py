@@ -37,6 +37,7 @@ __all__ = [
     "drop_undo",
     "has_undo",
     "is_undo",
+    "put_back",
     "read_undo",
     "replace_tail",
     "undo_place",
@@ -184,6 +185,16 @@ def as_before(source: SourceFile, undo: Undo) -> Iterator[AsBefore]:
         yield AsBefore(opened, undo)
 
 
+def put_back(source: SourceFile, undo: Undo) -> None:
+    """Let a file end as it did before, which the caller has made sure of. Safe to repeat.
+
+    Raises:
+        ConflictError: the file is not the one that was pinned.
+        StorageError: the storage refused or failed.
+    """
+    replace_tail(source, undo.body_end, undo.tail)
+
+
 def drop_undo(file: Location) -> None:
     """Forget how a file ended before."""
     store = open_store(undo_place(file))
@@ -192,7 +203,7 @@ def drop_undo(file: Location) -> None:
 
 
 def replace_tail(source: SourceFile, body_end: int, tail: bytes) -> int:
-    """Replace everything from `body_end` on; see `Store.replace_end`. To put an old end back so is safe to repeat."""
+    """Replace everything from `body_end` on; see `Store.replace_end`."""
     return open_store(source.location).replace_end(source, body_end, tail)
 
 

@@ -17,9 +17,9 @@ from datetime import datetime
 from typing import Final, NoReturn, TypeAlias
 
 from pipecrypt.vocabulary.clock import parse_utc
+from pipecrypt.vocabulary.printable import quoted
 
 __all__ = [
-    "MOST_INTEGER",
     "Document",
     "DocumentError",
     "check_parts",
@@ -38,7 +38,6 @@ _COSTS: Final = ((b"{", 200), (b"[", 96), (b":", 100), (b",", 40), (b'"', 32))
 _COST_FACTOR: Final = 18
 _LEAST_COST: Final = 1 << 20
 _MOST_COST: Final = 288 << 20
-_SHOWN_CHARACTERS: Final = 60
 _TIME_CHARACTERS: Final = 64
 _MOST_FLOAT: Final = sys.float_info.max  # Python reads 1e999 as infinity
 JSONValue: TypeAlias = "str | int | float | bool | list[JSONValue] | Document | None"
@@ -79,7 +78,7 @@ class Document:
         """
         value = _text(name, self._get(name), max_characters)
         if pattern is not None and pattern.fullmatch(value) is None:
-            raise DocumentError(f"{_shown(name)} has no valid form")
+            raise DocumentError(f"{quoted(name)} has no valid form")
         return value
 
     def text_or_null(self, name: str, *, max_characters: int) -> str | None:
@@ -99,7 +98,7 @@ class Document:
         try:
             return parse_utc(self.text(name, max_characters=_TIME_CHARACTERS))
         except ValueError as error:
-            raise DocumentError(f"{_shown(name)} is {error}") from error
+            raise DocumentError(f"{quoted(name)} is {error}") from error
 
     def base64(self, name: str, *, max_bytes: int) -> bytes:
         """Return a string member in base64, decoded.
@@ -110,7 +109,7 @@ class Document:
         try:
             return decode_base64(self.text(name, max_characters=(max_bytes + 2) // 3 * 4))
         except ValueError as error:
-            raise DocumentError(f"{_shown(name)} is not base64") from error
+            raise DocumentError(f"{quoted(name)} is not base64") from error
 
     def integer(self, name: str, *, least: int = -MOST_INTEGER, most: int = MOST_INTEGER) -> int:
         """Return an integer member, from the least to the most.
@@ -120,9 +119,9 @@ class Document:
         """
         value = self._get(name)
         if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MOST_INTEGER:
-            raise DocumentError(f"{_shown(name)} is missing or not an integer of 64 bits")
+            raise DocumentError(f"{quoted(name)} is missing or not an integer of 64 bits")
         if not least <= value <= most:
-            raise DocumentError(f"{_shown(name)} is out of range")
+            raise DocumentError(f"{quoted(name)} is out of range")
         return value
 
     def count(self, name: str) -> int:
@@ -142,7 +141,7 @@ class Document:
         value = self._get(name)
         # A number of 400 digits is less than infinity, and still not a float.
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST_FLOAT:
-            raise DocumentError(f"{_shown(name)} is missing or not a number")
+            raise DocumentError(f"{quoted(name)} is missing or not a number")
         return float(value)
 
     def boolean(self, name: str, *, default: bool | None = None) -> bool:
@@ -157,7 +156,7 @@ class Document:
         if value in ("true", "false"):
             return value == "true"
         if not isinstance(value, bool):
-            raise DocumentError(f"{_shown(name)} is missing or not a boolean")
+            raise DocumentError(f"{quoted(name)} is missing or not a boolean")
         return value
 
     def is_null(self, name: str) -> bool:
@@ -174,10 +173,7 @@ class Document:
         Raises:
             DocumentError: missing, of another type, too long, or not Unicode.
         """
-        value = self._get(name)
-        if not isinstance(value, list) or len(value) > max_count:
-            raise DocumentError(f"{_shown(name)} is missing or not a list of at most {max_count} strings")
-        return tuple(_text(name, entry, max_characters) for entry in value)
+        return tuple(_text(name, entry, max_characters) for entry in self._list(name, max_count, "strings"))
 
     def document(self, name: str) -> Document:
         """Return a member that is an object.
@@ -187,7 +183,7 @@ class Document:
         """
         value = self._get(name)
         if not isinstance(value, Document):
-            raise DocumentError(f"{_shown(name)} is missing or not an object")
+            raise DocumentError(f"{quoted(name)} is missing or not an object")
         return value
 
     def documents(self, name: str, *, max_count: int) -> tuple[Document, ...]:
@@ -196,12 +192,10 @@ class Document:
         Raises:
             DocumentError: missing, of another type, or too long.
         """
-        value = self._get(name)
-        if not isinstance(value, list) or len(value) > max_count:
-            raise DocumentError(f"{_shown(name)} is missing or not a list of at most {max_count} objects")
+        value = self._list(name, max_count, "objects")
         found = tuple(entry for entry in value if isinstance(entry, Document))
         if len(found) != len(value):
-            raise DocumentError(f"{_shown(name)} holds something that is not an object")
+            raise DocumentError(f"{quoted(name)} holds something that is not an object")
         return found
 
     def only(self, *names: str) -> None:
@@ -212,7 +206,13 @@ class Document:
         """
         unknown = sorted(set(self).difference(names))
         if unknown:
-            raise DocumentError(f"{_shown(unknown[0])} is not known")
+            raise DocumentError(f"{quoted(unknown[0])} is not known")
+
+    def _list(self, name: str, max_count: int, of: str) -> list[JSONValue]:
+        value = self._get(name)
+        if not isinstance(value, list) or len(value) > max_count:
+            raise DocumentError(f"{quoted(name)} is missing or not a list of at most {max_count} {of}")
+        return value
 
     def _get(self, name: str) -> JSONValue:
         self._check_duplicates()
@@ -300,17 +300,13 @@ def encode_base64(data: bytes) -> str:
 
 def _text(name: str, value: JSONValue, max_characters: int) -> str:
     if not isinstance(value, str):
-        raise DocumentError(f"{_shown(name)} is missing or not a string")
+        raise DocumentError(f"{quoted(name)} is missing or not a string")
     if len(value) > max_characters:
-        raise DocumentError(f"{_shown(name)} is longer than {max_characters} characters")
+        raise DocumentError(f"{quoted(name)} is longer than {max_characters} characters")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise DocumentError(f"{_shown(name)} is not valid Unicode")
+        raise DocumentError(f"{quoted(name)} is not valid Unicode")
     return value
 
 
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
-
-
-def _shown(name: str) -> str:
-    return ascii(name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "...")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["printable", "printable_json"]
+__all__ = ["printable", "printable_json", "quoted"]
 
 # Python's rule of what can be shown leaves out C0, C1, DEL, line and paragraph separators, marks of direction, lone
 # surrogates, and all spaces but one: what only looks like a space, or like nothing, is shown as what it is.
@@ -31,6 +31,11 @@ def printable_json(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else _json_escape(ord(each)) for each in text)
+
+
+def quoted(text: str, *, most: int = 200) -> str:
+    """Return a text from a file in quotes and cut off; escaped, for it may hold control sequences of a terminal."""
+    return ascii(text if len(text) <= most else text[:most] + "...")
 
 
 def _escape(character: str) -> str:

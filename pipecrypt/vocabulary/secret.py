@@ -64,13 +64,5 @@ class DataKey:
         return f"<DataKey {self.bits} bits>"
 
     def __reduce__(self) -> NoReturn:
-        """Refuse: no key crosses a process border."""
-        raise TypeError("a DataKey cannot be pickled or copied")
-
-    def __copy__(self) -> NoReturn:
-        """Refuse: two owners would mean one unwiped copy."""
-        raise TypeError("a DataKey cannot be pickled or copied")
-
-    def __deepcopy__(self, memo: object) -> NoReturn:
-        """Refuse: two owners would mean one unwiped copy."""
+        """Refuse: no key crosses a process border, and no second owner keeps one unwiped. Copying asks here too."""
         raise TypeError("a DataKey cannot be pickled or copied")

@@ -29,7 +29,7 @@ from typing import Final, TypeVar
 from pipecrypt.errors import ConflictError, IntegrityError
 from pipecrypt.vocabulary.documents import Document, DocumentError, parse_document
 
-__all__ = ["STATE_VARIABLE", "LockedRecord", "StateRecords", "state_directory", "take_lock"]
+__all__ = ["STATE_VARIABLE", "LockedRecord", "StateRecords", "replace_private_file", "state_directory", "take_lock"]
 
 STATE_VARIABLE: Final = "PIPECRYPT_STATE_DIR"
 _T = TypeVar("_T")
@@ -83,6 +83,35 @@ def take_lock(
                 ) from error
         sleep(pause)
         waited, pause = waited + pause, min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def replace_private_file(directory: int, name: str, data: bytes, *, suffix: str = "") -> None:
+    """Put a file that only its owner reads in the place of another, whole or not at all; it reaches the disk.
+
+    Args:
+        directory: descriptor of the directory.
+        name: of the file.
+        data: its content.
+        suffix: ends the name of the temporary file, `.<name>.<16 hex digits><suffix>`.
+
+    Raises:
+        OSError: the file system failed or refused.
+    """
+    temporary = f".{name}.{secrets.token_hex(8)}{suffix}"
+    # O_EXCL and the mode at creation: at no time is the file open to others, and no planted link is followed.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
+    os.fsync(directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,19 +246,7 @@ class LockedRecord:
             OSError: the file system refused or failed.
         """
         self._remove_directory()
-        temporary = f".{self._path.name}.{secrets.token_hex(8)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            with open(os.open(temporary, flags, 0o600, dir_fd=self._directory), "wb") as file:
-                file.write(json.dumps(members).encode("ascii") + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path.name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=self._directory)
-            raise
-        os.fsync(self._directory)
+        replace_private_file(self._directory, self._path.name, json.dumps(members).encode("ascii") + b"\n")
 
     def drop(self) -> bool:
         """Remove the record, or the link or pipe in its place, and return whether there was one.

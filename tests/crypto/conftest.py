@@ -1,9 +1,11 @@
+import os
 from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from pipecrypt.crypto.signature import PrivateKey, SignatureAlgorithm, new_signing_seed
+from pipecrypt.crypto.signature import PrivateKey, SignatureAlgorithm
+from pipecrypt.vocabulary.secret import DataKey
 from tests.crypto.keys import private_pem
 
 _CURVES = {SignatureAlgorithm.ECDSA_P256: ec.SECP256R1(), SignatureAlgorithm.ECDSA_P384: ec.SECP384R1()}
@@ -22,6 +24,6 @@ def new_key(rsa_keys: tuple[rsa.RSAPrivateKey, rsa.RSAPrivateKey]) -> Callable[.
             return PrivateKey.from_pem(private_pem(rsa_keys[number]))
         if algorithm in _CURVES:
             return PrivateKey.from_pem(private_pem(ec.generate_private_key(_CURVES[algorithm])))
-        return PrivateKey.from_seed(algorithm, new_signing_seed(algorithm))
+        return PrivateKey.from_seed(algorithm, DataKey(os.urandom(32)))
 
     return make

@@ -1,8 +1,7 @@
 import pytest
 
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
-from pipecrypt.keys.keks import KEKCache
-from pipecrypt.keys.keyring import KEKLimits
+from pipecrypt.keys.keyring import KEKCache, KEKLimits
 from pipecrypt.vocabulary.secret import DataKey
 
 

@@ -25,8 +25,8 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keyring import KEKLimits
 from pipecrypt.keys.material import parse_external_material
 from pipecrypt.keys.reference import KeyReference
-from pipecrypt.keys.session import KeySession
-from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService, MemoryMasterKey
+from pipecrypt.keys.session import FileKeys, KeySession
+from pipecrypt.testing import MemoryCall, MemoryKeyService, MemoryMasterKey
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.documents import decode_base64, encode_base64
 from pipecrypt.vocabulary.secret import DataKey
@@ -75,7 +75,7 @@ def test_round_trip_in_another_session(memory: MemoryKeyService) -> None:
         for context, (key, key_metadata) in zip(contexts, made, strict=True):
             assert key.bits == 256
             assert reader.open_data_key(key_metadata, context).same_as(key)
-            assert reader.for_file(lambda: None).open_data_key(key_metadata, context).same_as(key)
+            assert FileKeys(reader).open_data_key(key_metadata, context).same_as(key)
 
 
 def test_one_service_call_for_each_master_key(memory: MemoryKeyService) -> None:
@@ -256,16 +256,16 @@ def test_external_material(memory: MemoryKeyService) -> None:
         key, material = session.new_data_key(PII, EMAIL)
         external = json.dumps({"columnKey0": _changed(material, internalStorage=None).decode()}).encode()
         assert (
-            session.for_file(lambda: parse_external_material(external)).open_data_key(key_metadata, EMAIL).same_as(key)
+            FileKeys(session, lambda: parse_external_material(external)).open_data_key(key_metadata, EMAIL).same_as(key)
         )
-        for keys in (session, session.for_file(lambda: None), session.for_file(dict)):
+        for keys in (session, FileKeys(session), FileKeys(session, dict)):
             with pytest.raises(KeyNotFoundError):
                 keys.open_data_key(key_metadata, EMAIL)
         with pytest.raises(FormatError):
-            session.for_file(lambda: parse_external_material(b"")).open_data_key(key_metadata, EMAIL)
-        made, own = session.for_file(lambda: None).new_data_key(PII, EMAIL)
+            FileKeys(session, lambda: parse_external_material(b"")).open_data_key(key_metadata, EMAIL)
+        made, own = FileKeys(session).new_data_key(PII, EMAIL)
         assert session.open_data_key(own, EMAIL).same_as(made)
-        assert session.for_file(_denied).open_data_key(own, EMAIL).same_as(made)
+        assert FileKeys(session, _denied).open_data_key(own, EMAIL).same_as(made)
 
 
 def _denied() -> None:
@@ -277,7 +277,7 @@ def test_external_material_of_parquet_java(tmp_path: Path, vectors: Path) -> Non
     external = (vectors / f"_KEY_MATERIAL_FOR_{name}.json").read_bytes()
     reference = _static(tmp_path, kf=b"0123456789012345", kc1=b"1234567890123450", kc2=b"1234567890123451")
     with KeySession([reference], credentials=Credentials({})) as session:
-        keys = session.for_file(lambda: parse_external_material(external))
+        keys = FileKeys(session, lambda: parse_external_material(external))
         opened = [
             keys.open_data_key(
                 b'{"keyMaterialType":"PKMT1","internalStorage":false,"keyReference":"%s"}' % entry, Context("", "")
@@ -289,7 +289,7 @@ def test_external_material_of_parquet_java(tmp_path: Path, vectors: Path) -> Non
         assert session.service_calls == 0
     wrong = _static(tmp_path, kf=b"1123456789012345")
     with KeySession([wrong], credentials=Credentials({})) as session, pytest.raises(IntegrityError):
-        session.for_file(lambda: parse_external_material(external)).open_data_key(
+        FileKeys(session, lambda: parse_external_material(external)).open_data_key(
             b'{"keyMaterialType":"PKMT1","internalStorage":false,"keyReference":"footerKey"}', Context("", "")
         )
 

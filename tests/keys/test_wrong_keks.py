@@ -14,7 +14,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keyring import KEKLimits
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.session import FileKeys, KeySession
-from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.testing import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.documents import decode_base64, encode_base64
 
@@ -46,7 +46,7 @@ def _forged(key_metadata: bytes, *, dataset_id: str = DATASET) -> bytes:
 
 
 def _open(session: KeySession, key_metadata: bytes, file: FileKeys | None = None) -> None:
-    keys = file or session.for_file(lambda: None)
+    keys = file or FileKeys(session)
     keys.open_data_key(key_metadata, EMAIL).wipe()
 
 
@@ -63,7 +63,7 @@ def test_forged_messages_deny_nobody(memory: MemoryKeyService, keks: int, messag
     with _session(memory) as reader:
         _open(reader, seen)
         for _ in range(messages):
-            file = reader.for_file(lambda: None)
+            file = FileKeys(reader)
             dataset_id = new_dataset_id() if own_datasets else DATASET
             for _ in range(keks):
                 _fails(reader, _forged(seen, dataset_id=dataset_id), file)
@@ -79,7 +79,7 @@ def test_forged_messages_deny_nobody(memory: MemoryKeyService, keks: int, messag
 def test_one_file_costs_sixteen_calls_however_many_keks_it_names(memory: MemoryKeyService) -> None:
     honest = _honest(memory)
     with _session(memory) as reader:
-        file = reader.for_file(lambda: None)
+        file = FileKeys(reader)
         errors = [_fails(reader, _forged(honest), file) for _ in range(10_000)]
         assert errors == [IntegrityError] * 16 + [KeyServiceError] * (10_000 - 16)
         assert reader.service_calls == 16
@@ -103,7 +103,7 @@ def test_a_flood_against_one_master_key_is_none_against_another(memory: MemoryKe
     with _session(memory, PII, OPS) as reader:
         for _ in range(100):
             _fails(reader, _forged(pii))
-        file = reader.for_file(lambda: None)
+        file = FileKeys(reader)
         for _ in range(15):
             assert _fails(reader, _forged(ops), file) is IntegrityError
         _open(reader, ops, file)
@@ -114,7 +114,7 @@ def test_a_flood_is_over_after_an_hour(memory: MemoryKeyService) -> None:
     with _session(memory, now=now) as reader:
         for _ in range(KEKLimits().wrong_in_all):
             _fails(reader, _forged(honest))
-        file = reader.for_file(lambda: None)
+        file = FileKeys(reader)
         assert [_fails(reader, _forged(honest), file) for _ in range(2)] == [IntegrityError, KeyServiceError]
         now[0] = 3600.0
         assert [_fails(reader, _forged(honest), file) for _ in range(2)] == [IntegrityError] * 2
@@ -129,6 +129,6 @@ def test_what_opens_here_is_never_refused(tmp_path: Path) -> None:
         with KeySession([reference], credentials=credentials, dataset_id=DATASET) as session:
             key, honest = session.new_data_key(reference, EMAIL)
             key.wipe()
-            file = session.for_file(lambda: None)
+            file = FileKeys(session)
             assert {_fails(session, _forged(honest), file) for _ in range(200)} == {IntegrityError}
             _open(session, honest, file)

@@ -26,7 +26,7 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.parquet.files import TableView, open_table_view
 from pipecrypt.parquet.footer.stored import parse_footer, read_footer_bytes, read_sealed_footer
 from pipecrypt.parquet.wire.fields import EncryptionAlgorithm, FileMetaData
@@ -42,7 +42,7 @@ BATCH = pa.record_batch({"id": [1, 2, 3], "email": ["PLANTED-a", None, "PLANTED-
 @pytest.fixture
 def keys(tmp_path: Path) -> Iterator[Keys]:
     yield Keys(tmp_path)
-    in_flight.forget_sessions()
+    in_flight._SESSIONS.forget()
 
 
 def test_there_and_back(keys: Keys) -> None:
@@ -163,7 +163,7 @@ def test_sessions_are_few_and_wiped(keys: Keys) -> None:
         data = pc.encrypt_bytes(BATCH, policy, credentials=credentials)
     assert len(in_flight._SESSIONS._kept) == 8
     assert pc.decrypt_bytes(data, [keys.open], credentials=CREDENTIALS).equals(BATCH)
-    in_flight.forget_sessions()
+    in_flight._SESSIONS.forget()
     assert len(in_flight._SESSIONS._kept) == 0
 
 
@@ -312,7 +312,7 @@ def test_no_byte_of_a_column_in_plaintext_changes_unnoticed(keys: Keys, footer: 
 
 
 def _view(message: bytes, session: KeySession) -> TableView:
-    return open_table_view(MemorySource(message, "message"), keys=session.for_file(lambda: None))
+    return open_table_view(MemorySource(message, "message"), keys=FileKeys(session))
 
 
 def test_an_empty_batch_and_its_required_columns(keys: Keys) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, PipecryptError, SinkNotEmptyError
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import ALL_PARQUET, EVERY_FILE, Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.patterns import ALL_PARQUET, EVERY_FILE
 from pipecrypt.store.protocol import Kind, SourceFile, Store
 
 _SERVERS = {

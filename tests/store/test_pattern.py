@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipecrypt.store.patterns import ALL_PARQUET, Pattern, all_parquet_and_hidden
+from pipecrypt.store.location import ALL_PARQUET, Pattern, all_parquet_and_hidden
 
 
 def _pattern(text: str) -> Pattern:

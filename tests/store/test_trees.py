@@ -14,9 +14,8 @@ import pytest
 from pipecrypt.errors import SourceNotFoundError, StorageError, UsageError
 from pipecrypt.store import beneath
 from pipecrypt.store.listing import check_disjoint, list_sources
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import EVERY_FILE, Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.patterns import EVERY_FILE
 from pipecrypt.store.publication import temporary_name
 
 LONG_AGO = 1_000_000_000_123_456_789

@@ -52,7 +52,7 @@ def test_a_record_reaches_the_disk_before_and_after_it_takes_its_place(
     records: StateRecords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    real_sync, real_replace = os.fsync, os.replace
+    real_sync, real_replace = os.fsync, os.rename
 
     def sync(descriptor: int) -> None:
         steps.append("directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
@@ -63,7 +63,7 @@ def test_a_record_reaches_the_disk_before_and_after_it_takes_its_place(
         real_replace(*names, **directories)
 
     monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "rename", replace)
     write(records, 1)
     assert steps == ["file", "replace", "directory"]
 

@@ -30,7 +30,7 @@ from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import SourceFile
-from pipecrypt.store.undo import MAX_END_BYTES, Undo, drop_undo, read_undo, replace_tail, write_undo
+from pipecrypt.store.undo import MAX_END_BYTES, Undo, drop_undo, put_back, read_undo, replace_tail, write_undo
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 
@@ -225,7 +225,7 @@ class Rekeying:
             check_signed_undo(source, undo, entry)
         else:
             check_unsigned_undo(source, undo, self.keys_of(source.location))
-        replace_tail(source, undo.body_end, undo.tail)
+        put_back(source, undo)
 
 
 def _read_undo(source: SourceFile, entry: FileEntry | None) -> Undo | None:

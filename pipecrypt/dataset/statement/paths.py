@@ -14,6 +14,7 @@ from typing import Final
 
 from pipecrypt.errors import UsageError
 from pipecrypt.vocabulary.documents import DocumentError
+from pipecrypt.vocabulary.printable import quoted
 
 __all__ = [
     "GRANTS_PATH",
@@ -114,15 +115,15 @@ def check_path(path: str) -> None:
             long, or under `_pipecrypt/` in any case, because some file systems ignore case.
     """
     if _FORBIDDEN.search(path) is not None:
-        raise DocumentError(f"path {_shown(path)} holds a backslash or a control character, or is not Unicode")
+        raise DocumentError(f"path {quoted(path)} holds a backslash or a control character, or is not Unicode")
     if _EMPTY_OR_DOTS.search(path) is not None:
-        raise DocumentError(f"path {_shown(path)} is absolute, or has an empty part, '.' or '..'")
+        raise DocumentError(f"path {quoted(path)} is absolute, or has an empty part, '.' or '..'")
     if _DRIVE.match(path) is not None:
-        raise DocumentError(f"path {_shown(path)} begins like one on a drive of Windows, with a letter and a colon")
+        raise DocumentError(f"path {quoted(path)} begins like one on a drive of Windows, with a letter and a colon")
     if _RESERVED.match(path) is not None:
-        raise DocumentError(f"path {_shown(path)} is under {RESERVED_DIRECTORY}/")
+        raise DocumentError(f"path {quoted(path)} is under {RESERVED_DIRECTORY}/")
     if len(path.encode()) > MAX_PATH_BYTES:
-        raise DocumentError(f"path {_shown(path)} is longer than {MAX_PATH_BYTES} bytes")
+        raise DocumentError(f"path {quoted(path)} is longer than {MAX_PATH_BYTES} bytes")
 
 
 def check_inside(path: str) -> None:
@@ -132,9 +133,9 @@ def check_inside(path: str) -> None:
         DocumentError: absolute, with a NUL, an empty part, `.` or `..`, or under `_pipecrypt/` in any case.
     """
     if _EMPTY_OR_DOTS.search(path) is not None or "\0" in path:
-        raise DocumentError(f"path {_shown(path)} is absolute, or has an empty part, '.' or '..'")
+        raise DocumentError(f"path {quoted(path)} is absolute, or has an empty part, '.' or '..'")
     if _RESERVED.match(path) is not None:
-        raise DocumentError(f"path {_shown(path)} is under {RESERVED_DIRECTORY}/")
+        raise DocumentError(f"path {quoted(path)} is under {RESERVED_DIRECTORY}/")
 
 
 def check_file_name(name: str) -> None:
@@ -145,7 +146,7 @@ def check_file_name(name: str) -> None:
     """
     check_path(name)
     if "/" in name:
-        raise DocumentError(f"path {_shown(name)} is more than a file's name")
+        raise DocumentError(f"path {quoted(name)} is more than a file's name")
 
 
 def check_signable_paths(paths: Iterable[str]) -> None:
@@ -163,7 +164,3 @@ def check_signable_paths(paths: Iterable[str]) -> None:
     if problems:
         more = f"; {len(problems) - 1} more paths have names like that" if len(problems) > 1 else ""
         raise UsageError(f"{problems[0]}, so it cannot be signed{more}", hint="rename the file")
-
-
-def _shown(path: str) -> str:
-    return ascii(path if len(path) <= 120 else path[:120] + "...")

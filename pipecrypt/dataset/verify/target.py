@@ -13,9 +13,8 @@ from pipecrypt.dataset.requirements import Requirements
 from pipecrypt.dataset.statement.paths import RUNS_DIRECTORY, SIGNATURE_SUFFIX, is_reserved
 from pipecrypt.dataset.version import VerifiedVersion, read_version_above, read_version_beside, unsigned
 from pipecrypt.errors import IntegrityError, NotTrustedError, SourceNotFoundError, StorageError, UsageError
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import Location, Pattern, has_glob
 from pipecrypt.store.open import open_store
-from pipecrypt.store.patterns import Pattern, has_glob
 from pipecrypt.store.protocol import Kind
 from pipecrypt.store.small_files import LocatedFiles, locate
 

@@ -43,6 +43,7 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -62,20 +63,12 @@ from pipecrypt.keys.schemes.caller import (
     quiet_loggers,
     take_data_key,
 )
-from pipecrypt.keys.signers import WithPublicKey
+from pipecrypt.keys.service import WrappingMasterKey
+from pipecrypt.keys.signers import ServiceSigner
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = [
-    "SERVICE",
-    "AWSKMSService",
-    "AWSKeyPlace",
-    "AWSMasterKey",
-    "AWSSigner",
-    "is_same_key",
-    "parse_key_arn",
-    "read_reference",
-]
+__all__ = ["SERVICE", "AWSKMSService", "AWSMasterKey"]
 
 _DEFAULT_CALLS_PER_SECOND: Final = 50.0
 _MAX_CALLS_PER_SECOND: Final = 10_000.0
@@ -107,7 +100,6 @@ _ALGORITHMS: Final[Mapping[SignatureAlgorithm, str]] = {
 # Answers hold keys in the clear; these write whole answers and signed headers into their debug logs.
 _LOGGERS: Final = ("botocore.auth", "botocore.credentials", "botocore.endpoint", "botocore.parsers", "botocore.utils")
 _MAX_SHOWN_CHARACTERS: Final = 500
-_REFUSED: Final = "AWS KMS refused {action} ({shown})"
 _STATE_HINT: Final = "aws kms describe-key shows the state of the key; then run again"
 _ENDPOINT_HINT: Final = "check the endpoint: something stands between"
 _THROTTLES: Final = frozenset(
@@ -139,47 +131,40 @@ _RULES: Final = (
     ),
     Rule(
         codes=_THROTTLES,
-        message=_REFUSED,
         hint="the account calls too often: run fewer workers, give max_calls_per_second, or ask AWS for a higher quota",
         passes=True,
     ),
-    Rule(codes=_PASSING, message=_REFUSED, hint=_STATE_HINT, passes=True),
-    Rule(statuses=range(500, 600), message=_REFUSED, hint=_STATE_HINT, passes=True),
+    Rule(codes=_PASSING, hint=_STATE_HINT, passes=True),
+    Rule(statuses=range(500, 600), hint=_STATE_HINT, passes=True),
     Rule(
-        codes=frozenset({"InvalidCiphertextException", "IncorrectKeyException"}),
+        codes={"InvalidCiphertextException", "IncorrectKeyException"},
         message="the key encryption key was not wrapped by this key for this dataset",
         error=IntegrityError,
     ),
     Rule(
-        codes=frozenset({"NotFoundException"}),
+        codes={"NotFoundException"},
         message="AWS KMS has no such key here",
         hint="check account and region; what was deleted never returns",
         error=KeyNotFoundError,
     ),
     Rule(
-        codes=frozenset({"InvalidKeyUsageException"}),
+        codes={"InvalidKeyUsageException"},
         message="the key is not for {action}",
         hint="name a symmetric key to encrypt, another to sign",
         error=UsageError,
     ),
-    Rule(
-        codes=frozenset({"AccessDeniedException"}),
-        message=_REFUSED,
-        hint="allow kms:{action} on the key to this identity",
-    ),
+    Rule(codes={"AccessDeniedException"}, hint="allow kms:{action} on the key to this identity"),
     Rule(
         codes=_REFUSED_CREDENTIALS,
-        message=_REFUSED,
         hint="log in again and check this machine's clock; aws sts get-caller-identity shows who you are",
     ),
-    Rule(codes=frozenset({"DisabledException"}), message=_REFUSED, hint="aws kms enable-key switches it on again"),
+    Rule(codes={"DisabledException"}, hint="aws kms enable-key switches it on again"),
     Rule(
-        codes=frozenset({"KMSInvalidStateException"}),
-        message=_REFUSED,
+        codes={"KMSInvalidStateException"},
         hint="aws kms describe-key shows its state; one that waits for deletion: aws kms cancel-key-deletion, "
         "enable-key",
     ),
-    Rule(message=_REFUSED, hint=_STATE_HINT),
+    Rule(hint=_STATE_HINT),
 )
 
 
@@ -262,7 +247,7 @@ def check_endpoint(url: str, text: str) -> None:
         )
 
 
-class AWSMasterKey:
+class AWSMasterKey(WrappingMasterKey):
     """A symmetric KMS key. It holds no key bytes: those never leave AWS.
 
     The wrapped form of a KEK is the `CiphertextBlob` as AWS made it.
@@ -272,22 +257,17 @@ class AWSMasterKey:
         arn: the key.
     """
 
-    __slots__ = ("_arn", "_client")
+    __slots__ = ("_client",)
 
     def __init__(self, client: _KMSClient, arn: str) -> None:
         """Keep them; nothing is called."""
+        super().__init__(arn)
         self._client = client
-        self._arn = arn
-
-    @property
-    def id(self) -> str:
-        """The key ARN."""
-        return self._arn
 
     def opens_for(self, master_key_id: str) -> bool:
         """Say whether an id from a file names this key, or the same multi-Region key in another region."""
         other = parse_key_arn(master_key_id)
-        return other is not None and is_same_key(self._arn, other)
+        return other is not None and is_same_key(self.id, other)
 
     def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit key and its wrapped form; one `GenerateDataKey`."""
@@ -312,13 +292,9 @@ class AWSMasterKey:
             raise IntegrityError(f"{text}: the wrapped key has {len(wrapped)} bytes, which AWS KMS never makes")
         return self._data_key(self._ask("Decrypt", CiphertextBlob=wrapped, EncryptionContext=_bound(context)))
 
-    def __repr__(self) -> str:
-        """Show the ARN."""
-        return f"<AWSMasterKey {self._arn}>"
-
     def _ask(self, action: str, **parameters: object) -> Mapping[str, object]:
         answer = self._client.ask(action, KeyId=self.id, **parameters)
-        self._client.check_key(answer, "KeyId", self._arn)
+        self._client.check_key(answer, "KeyId", self.id)
         return answer
 
     def _wrapped(self, answer: Mapping[str, object]) -> bytes:
@@ -331,29 +307,17 @@ class AWSMasterKey:
         return take_data_key(bytearray(key_bytes), refusal)
 
 
-class AWSSigner(WithPublicKey):
-    """An asymmetric KMS key that signs. The message is digested here; only its digest goes to AWS."""
-
-    __slots__ = ("_arn", "_client")
-
-    def __init__(self, client: _KMSClient, arn: str, public_key: PublicKey) -> None:
-        """Keep them."""
-        super().__init__(public_key)
-        self._client = client
-        self._arn = arn
-
-    def sign(self, message: bytes) -> bytes:
-        """Return a signature of `message`, ECDSA in DER; one `Sign`."""
-        algorithm = self._public_key.algorithm
-        answer = self._client.ask(
-            "Sign",
-            KeyId=self._arn,
-            Message=algorithm.digest(message),
-            MessageType="DIGEST",
-            SigningAlgorithm=_ALGORITHMS[algorithm],
-        )
-        self._client.check_key(answer, "KeyId", self._arn)
-        return self._client.read_bytes(answer, "Signature", at_most=_MAX_SIGNATURE_BYTES)
+def _sign(client: _KMSClient, arn: str, algorithm: SignatureAlgorithm, message: bytes) -> bytes:
+    """Return a signature of `message`, ECDSA in DER; one `Sign`. Only the digest of the message goes to AWS."""
+    answer = client.ask(
+        "Sign",
+        KeyId=arn,
+        Message=algorithm.digest(message),
+        MessageType="DIGEST",
+        SigningAlgorithm=_ALGORITHMS[algorithm],
+    )
+    client.check_key(answer, "KeyId", arn)
+    return client.read_bytes(answer, "Signature", at_most=_MAX_SIGNATURE_BYTES)
 
 
 class AWSKMSService:
@@ -382,7 +346,7 @@ class AWSKMSService:
         client = self._client(reference)
         return AWSMasterKey(client, client.place.arn or _look_up(client))
 
-    def open_signer(self, reference: KeyReference, credentials: Credentials) -> AWSSigner:
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> ServiceSigner:
         """Return a signing key, with one `GetPublicKey`.
 
         Raises:
@@ -390,7 +354,8 @@ class AWSKMSService:
             PipecryptError: as `open_key`.
         """
         client = self._client(reference)
-        return AWSSigner(client, *_public_key(client))
+        arn, public_key = _public_key(client)
+        return ServiceSigner(public_key, partial(_sign, client, arn, public_key.algorithm))
 
     def public_keys(self, reference: KeyReference) -> tuple[str, ...]:
         """Return the public key of a signing key; it has one version. Raises what `open_signer` raises."""
@@ -418,7 +383,9 @@ class _KMSClient(Caller):
     __slots__ = ("_client", "place")
 
     def __init__(self, client: Any, place: AWSKeyPlace, patience: Patience, rate: CallRate) -> None:
-        super().__init__(place.text, _RULES, patience=patience, describe=self._described, loggers=_LOGGERS, rate=rate)
+        super().__init__(
+            place.text, "AWS KMS", _RULES, patience=patience, describe=self._described, loggers=_LOGGERS, rate=rate
+        )
         self._client = client
         self.place = place
 

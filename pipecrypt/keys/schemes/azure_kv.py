@@ -77,7 +77,6 @@ _API_VERSION: Final = "7.4"
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _DISABLED_HINT: Final = "az keyvault key set-attributes --enabled true"
 _LOGIN_HINT: Final = "run az login, or set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET"
-_REFUSED: Final = "Key Vault refused {action} ({shown})"
 _RULES: Final = (
     Rule(kind=FailureKind.NO_LOGIN, message="no credentials for Azure work ({shown})", hint=_LOGIN_HINT),
     Rule(
@@ -86,31 +85,25 @@ _RULES: Final = (
         hint="check the name of the vault and the network, then run again",
         passes=True,
     ),
+    Rule(statuses=BUSY_STATUSES, hint="the vault is busy, or its limit of transactions is reached", passes=True),
     Rule(
-        statuses=BUSY_STATUSES,
-        message=_REFUSED,
-        hint="the vault is busy, or its limit of transactions is reached",
-        passes=True,
-    ),
-    Rule(
-        statuses=frozenset({404}),
+        statuses={404},
         message="the vault has no such key or version",
         hint="deleted keys can be recovered",
         error=KeyNotFoundError,
     ),
-    Rule(codes=frozenset({"inner KeyDisabled"}), message="the key is disabled", hint=_DISABLED_HINT),
+    Rule(codes={"inner KeyDisabled"}, message="the key is disabled", hint=_DISABLED_HINT),
     Rule(
-        statuses=frozenset({401, 403}),
-        message=_REFUSED,
+        statuses={401, 403},
         hint="grant keys/{action} on the key to this identity, and let this machine through the vault's firewall",
     ),
     Rule(
-        codes=frozenset({"BadParameter"}),
-        actions=frozenset({"unwrapkey"}),
+        codes={"BadParameter"},
+        actions={"unwrapkey"},
         message="the key encryption key was not wrapped by this version of the key",
         error=IntegrityError,
     ),
-    Rule(message=_REFUSED),
+    Rule(),
 )
 
 
@@ -306,7 +299,7 @@ class _AzureClient(Caller):
     __slots__ = ("_client",)
 
     def __init__(self, client: Any, text: str, patience: Patience) -> None:
-        super().__init__(text, _RULES, patience=patience, describe=_describe)
+        super().__init__(text, "Key Vault", _RULES, patience=patience, describe=_describe)
         self._client = client
 
     def ask(self, operation: str, path: str, members: Mapping[str, str] | None = None) -> Document:

@@ -16,7 +16,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -169,7 +169,7 @@ class Rule:
     """One line of an error table. It applies where all that it names holds; what is left empty always does.
 
     Args:
-        message: after the key reference; {action} and {shown} are filled in.
+        message: after the key reference; {service}, {action} and {shown} are filled in.
         hint: likewise; None for that of the error's class.
         error: its class.
         passes: the same call may succeed in a moment.
@@ -180,15 +180,15 @@ class Rule:
         actions: the call was one of these.
     """
 
-    message: str
+    message: str = "{service} refused {action} ({shown})"
     hint: str | None = None
     error: type[PipecryptError] = KeyServiceError
     passes: bool = False
     kind: FailureKind = FailureKind.REFUSED
     statuses: Container[int] = ()
-    codes: frozenset[str] = frozenset()
+    codes: Set[str] = frozenset()
     words: tuple[str, ...] = ()
-    actions: frozenset[str] = frozenset()
+    actions: Set[str] = frozenset()
 
     def applies(self, failure: Failure, action: str) -> bool:
         """Say whether it is about a failure of an action."""
@@ -209,6 +209,7 @@ class Caller:
 
     Args:
         text: the key reference; what errors name.
+        service: what errors call it.
         rules: the service's error table; the last one applies to every refusal.
         patience: how long a call may take.
         describe: what an exception of the service's library means.
@@ -216,11 +217,12 @@ class Caller:
         rate: bounds the calls; None for no bound.
     """
 
-    __slots__ = ("_describe", "_loggers", "_rate", "_rules", "patience", "text")
+    __slots__ = ("_describe", "_loggers", "_rate", "_rules", "_service", "patience", "text")
 
     def __init__(
         self,
         text: str,
+        service: str,
         rules: Sequence[Rule],
         *,
         patience: Patience,
@@ -231,6 +233,7 @@ class Caller:
         """Call nothing."""
         self.text = text
         self.patience = patience
+        self._service = service
         self._rules = (*rules, _NONSENSE)
         self._describe = describe
         self._loggers = tuple(loggers)
@@ -276,7 +279,7 @@ class Caller:
 
     def _mapped(self, action: str, failure: Failure) -> PipecryptError | PassingError:
         rule = next(rule for rule in self._rules if rule.applies(failure, action))
-        filled = {"action": action, "shown": failure.shown}
+        filled = {"service": self._service, "action": action, "shown": failure.shown}
         hint = None if rule.hint is None else rule.hint.format(**filled)
         mapped = rule.error(f"{self.text}: {rule.message.format(**filled)}", hint=hint)
         if not rule.passes:

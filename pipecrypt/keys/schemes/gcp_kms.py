@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -47,12 +48,12 @@ from pipecrypt.keys.schemes.caller import (
     take_data_key,
 )
 from pipecrypt.keys.service import WrappingMasterKey
-from pipecrypt.keys.signers import WithPublicKey
+from pipecrypt.keys.signers import ServiceSigner
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import DocumentError, parse_document
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["SERVICE", "GCPKMSService", "GCPMasterKey", "GCPSigner", "crc32c"]
+__all__ = ["SERVICE", "GCPKMSService", "GCPMasterKey", "crc32c"]
 
 _Result = TypeVar("_Result")
 _NAME: Final = re.compile(
@@ -89,12 +90,11 @@ _LOGGERS: Final = (
 )
 _LOGIN_HINT: Final = "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
 _BUSY_HINT: Final = "the service is busy, or the project's quota is used up"
-_REFUSED: Final = "Cloud KMS refused {action} ({shown})"
 _RETRYABLE: Final = "retryable"
 _RULES: Final = (
     Rule(
         kind=FailureKind.NO_LOGIN,
-        codes=frozenset({_RETRYABLE}),
+        codes={_RETRYABLE},
         message="Google refuses the credentials ({shown})",
         hint=_LOGIN_HINT,
         passes=True,
@@ -106,31 +106,30 @@ _RULES: Final = (
         hint="check the network, then run again",
         passes=True,
     ),
-    Rule(statuses=BUSY_STATUSES, message=_REFUSED, hint=_BUSY_HINT, passes=True),
-    Rule(words=("checksum",), message=_REFUSED, hint=_BUSY_HINT, passes=True),
+    Rule(statuses=BUSY_STATUSES, hint=_BUSY_HINT, passes=True),
+    Rule(words=("checksum",), hint=_BUSY_HINT, passes=True),
     Rule(
-        statuses=frozenset({401, 403}),
-        message=_REFUSED,
+        statuses={401, 403},
         hint="grant the permission to {action} on the key to this identity; a key that is missing is told so too",
     ),
     Rule(
-        statuses=frozenset({404}),
+        statuses={404},
         message="Cloud KMS has no such key",
         hint="check project, location, key ring and key",
         error=KeyNotFoundError,
     ),
     Rule(
-        codes=frozenset({"FAILED_PRECONDITION"}),
+        codes={"FAILED_PRECONDITION"},
         message="this version of the key is disabled or destroyed",
         hint="gcloud kms keys versions list shows the state of each version; only enabled ones are used",
     ),
     Rule(
-        codes=frozenset({"INVALID_ARGUMENT"}),
-        actions=frozenset({"decrypt"}),
+        codes={"INVALID_ARGUMENT"},
+        actions={"decrypt"},
         message="the key encryption key was not wrapped by this master key for this dataset",
         error=IntegrityError,
     ),
-    Rule(message=_REFUSED),
+    Rule(),
 )
 
 
@@ -200,42 +199,25 @@ class GCPMasterKey(WrappingMasterKey):
         return take_data_key(key_bytes, self._client.refusal("the answer of Cloud KMS holds no 256-bit key"))
 
 
-class GCPSigner(WithPublicKey):
-    """One version of a signing key.
+def _sign(client: _GCPClient, name: str, algorithm: SignatureAlgorithm, message: bytes) -> bytes:
+    """Return a signature of `message` by the version of a key; one `AsymmetricSign`."""
 
-    Args:
-        client: of the service.
-        name: the resource name of the version.
-        public_key: of that version, as Google told it.
-    """
-
-    __slots__ = ("_client", "_name")
-
-    def __init__(self, client: _GCPClient, name: str, public_key: PublicKey) -> None:
-        """Keep them."""
-        super().__init__(public_key)
-        self._client = client
-        self._name = name
-
-    def sign(self, message: bytes) -> bytes:
-        """Return a signature of `message`; one `AsymmetricSign`."""
-        algorithm = self._public_key.algorithm
-        if algorithm is SignatureAlgorithm.ED25519:
-            sent: dict[str, object] = {"data": message, "data_crc32c": crc32c(message)}
-        else:
-            digest = algorithm.digest(message)
-            sent = {"digest": {algorithm.digest_name: digest}, "digest_crc32c": crc32c(digest)}
-        return self._client.ask("asymmetric_sign", {"name": self._name, **sent}, self._signature)
-
-    def _signature(self, answer: Any) -> bytes:
+    def read(answer: Any) -> bytes:
         signature = bytes(answer.signature)
-        self._client.check_name(answer, self._name)
+        client.check_name(answer, name)
         if not 1 <= len(signature) <= _MAX_SIGNATURE_BYTES:
-            raise self._client.refusal("the answer of Cloud KMS holds no signature")
+            raise client.refusal("the answer of Cloud KMS holds no signature")
         was_received = answer.verified_digest_crc32c or answer.verified_data_crc32c
         if not was_received or answer.signature_crc32c != crc32c(signature):
-            raise self._client.damaged()
+            raise client.damaged()
         return signature
+
+    if algorithm is SignatureAlgorithm.ED25519:
+        sent: dict[str, object] = {"data": message, "data_crc32c": crc32c(message)}
+    else:
+        digest = algorithm.digest(message)
+        sent = {"digest": {algorithm.digest_name: digest}, "digest_crc32c": crc32c(digest)}
+    return client.ask("asymmetric_sign", {"name": name, **sent}, read)
 
 
 class GCPKMSService:
@@ -264,7 +246,7 @@ class GCPKMSService:
         match = _parse(reference)
         return GCPMasterKey(self._client(reference), match["key"], match["version"] or "")
 
-    def open_signer(self, reference: KeyReference, credentials: Credentials) -> GCPSigner:
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> ServiceSigner:
         """Return a signing key, with one `GetPublicKey`.
 
         Raises:
@@ -289,7 +271,8 @@ class GCPKMSService:
                 raise client.damaged()
             return _public_key(pem, getattr(answer.algorithm, "name", ""), reference.text)
 
-        return GCPSigner(client, name, client.ask("get_public_key", {"name": name}, read))
+        public_key = client.ask("get_public_key", {"name": name}, read)
+        return ServiceSigner(public_key, partial(_sign, client, name, public_key.algorithm))
 
     def public_keys(self, reference: KeyReference) -> tuple[str, ...]:
         """Return the public key of the version that is named. Raises what `open_signer` raises."""
@@ -322,7 +305,7 @@ class _GCPClient(Caller):
     __slots__ = ("_client",)
 
     def __init__(self, client: Any, text: str, patience: Patience) -> None:
-        super().__init__(text, _RULES, patience=patience, describe=_describe, loggers=_LOGGERS)
+        super().__init__(text, "Cloud KMS", _RULES, patience=patience, describe=_describe, loggers=_LOGGERS)
         self._client = client
 
     def ask(self, method: str, request: Mapping[str, object], read: Callable[[Any], _Result]) -> _Result:

@@ -14,7 +14,6 @@ version is retired, the key signs and wraps nothing.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from typing import Final
 
 from pipecrypt.crypto.aead import open_sealed, seal
@@ -22,7 +21,6 @@ from pipecrypt.crypto.recipient import HPKEIdentity, RecipientAlgorithm, Recipie
 from pipecrypt.crypto.signature import PrivateKey, PublicKey, SignatureAlgorithm
 from pipecrypt.errors import (
     DamagedKeystoreError,
-    IntegrityError,
     KeyNotFoundError,
     KeystoreError,
     PassphraseError,
@@ -42,20 +40,18 @@ from pipecrypt.keys.schemes.keystore_file import (
     open_versions,
     read_as_can_be,
     read_keystore_if_any,
+    read_versions,
 )
 from pipecrypt.keys.schemes.recipient import IdentityMasterKey
-from pipecrypt.keys.service import WrappingMasterKey, bind_to_master_key
+from pipecrypt.keys.service import MasterKey, SealingMasterKey
 from pipecrypt.keys.signers import LocalSigner, PublicVersions
 from pipecrypt.vocabulary.clock import parse_utc
-from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = ["SERVICE", "KeystoreMasterKey", "KeystoreService"]
 
-_KEK_LABEL: Final = b"pipecrypt keystore kek v1"
 
-
-class KeystoreMasterKey(WrappingMasterKey):
+class KeystoreMasterKey(SealingMasterKey):
     """A 256-bit master key of a keystore, opened in this process.
 
     The wrapped form of a KEK is one sealed message under the master key, with the AAD::
@@ -69,55 +65,24 @@ class KeystoreMasterKey(WrappingMasterKey):
         is_retired: it opens what it wrapped, and wraps nothing more.
     """
 
-    __slots__ = ("_earlier", "_is_retired", "_key")
+    __slots__ = ("_key",)
 
-    def __init__(
-        self, key_id: str, key: DataKey, earlier: tuple[KeystoreMasterKey, ...] = (), *, is_retired: bool = False
-    ) -> None:
+    label = b"pipecrypt keystore kek v1"
+
+    def __init__(self, key_id: str, key: DataKey, earlier: tuple[MasterKey, ...] = (), *, is_retired: bool) -> None:
         """Keep them."""
-        super().__init__(key_id)
+        super().__init__(key_id, earlier, is_retired=is_retired)
         self._key = key
-        self._earlier = earlier
-        self._is_retired = is_retired
-
-    def wrap_key(self, key: DataKey, context: Context) -> bytes:
-        """Return the wrapped form of a key that exists already.
-
-        Raises:
-            RetiredKeyError: this version is retired.
-        """
-        if self._is_retired:
-            raise RetiredKeyError(f"the newest version of master key {self._id} is retired")
-        return seal(self._key, key.expose_key_bytes(), self._aad(context))
-
-    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
-        """Return the key that `wrapped` holds.
-
-        Raises:
-            IntegrityError: `wrapped` was not made by this master key for `context`.
-        """
-        try:
-            return DataKey(open_sealed(self._key, wrapped, self._aad(context)))
-        except (IntegrityError, ValueError) as error:
-            raise IntegrityError(
-                f"the key encryption key was not wrapped by master key {self._id} for this dataset"
-            ) from error
-
-    @property
-    def opens_here(self) -> bool:
-        """Whether it opens keys in this process: it does, and asking it costs no call."""
-        return True
-
-    def earlier_versions(self) -> tuple[KeystoreMasterKey, ...]:
-        """Return the versions before it."""
-        return self._earlier
 
     def wipe(self) -> None:
         """Wipe this version's key."""
         self._key.wipe()
 
-    def _aad(self, context: Context) -> bytes:
-        return bind_to_master_key(_KEK_LABEL, self._id, context)
+    def _seal(self, key_bytes: bytearray, info: bytes) -> bytes:
+        return seal(self._key, key_bytes, info)
+
+    def _open(self, sealed: bytes, info: bytes) -> bytes:
+        return open_sealed(self._key, sealed, info)
 
 
 class KeystoreService:
@@ -137,15 +102,16 @@ class KeystoreService:
         place = locate_key(reference)
         unlocked, versions = open_versions(place, credentials)
         with unlocked:
-            key_type = versions[0].type
             _check_use(place, versions[0], signs=False)
             keys = [unlocked.open_key(entry) for entry in versions]
         is_retired = versions[-1].retired is not None
-        if key_type.is_identity:
-            return _identities(RecipientAlgorithm(key_type.value), keys, is_retired=is_retired)
-        opened: tuple[KeystoreMasterKey, ...] = ()
+        opened: tuple[KeystoreMasterKey | IdentityMasterKey, ...] = ()
         for entry, key in zip(versions, keys, strict=True):
-            opened = (*opened, KeystoreMasterKey(master_key_id(entry), key, opened, is_retired=is_retired))
+            if entry.type.is_identity:
+                identity = HPKEIdentity(RecipientAlgorithm(entry.type.value), key)
+                opened = (*opened, IdentityMasterKey(identity, opened, is_retired=is_retired))
+            else:
+                opened = (*opened, KeystoreMasterKey(master_key_id(entry), key, opened, is_retired=is_retired))
         return opened[-1]
 
     def open_signer(self, reference: KeyReference, credentials: Credentials) -> LocalSigner:
@@ -259,13 +225,6 @@ class KeystoreService:
 SERVICE: Final = KeystoreService()
 
 
-def _identities(algorithm: RecipientAlgorithm, seeds: Sequence[DataKey], *, is_retired: bool) -> IdentityMasterKey:
-    opened: tuple[IdentityMasterKey, ...] = ()
-    for seed in seeds:
-        opened = (*opened, IdentityMasterKey(HPKEIdentity(algorithm, seed), opened, is_retired=is_retired))
-    return opened[-1]
-
-
 def _read_if_any(place: KeyPlace, credentials: Credentials) -> ReadKeystore | None:
     return None if read_keystore_if_any(place.path) is None else read_as_can_be(place.path, credentials)
 
@@ -273,17 +232,14 @@ def _read_if_any(place: KeyPlace, credentials: Credentials) -> ReadKeystore | No
 def _read_versions(
     place: KeyPlace, credentials: Credentials, *, prove: bool
 ) -> tuple[tuple[StoredKey, ...], str | None]:
-    if prove:
-        unlocked, versions = open_versions(place, credentials)
-        unlocked.wipe()
-        return versions, None
     try:
-        read = read_as_can_be(place.path, credentials)
+        return read_versions(place, credentials, prove=prove)
     except PassphraseError as error:
+        if prove:
+            raise
         raise PassphraseError(
             error.message, hint="name the public key's PEM file instead, from pipecrypt keys export --public --verify"
         ) from error
-    return find_versions(read.document, place), read.doubt
 
 
 def _quoted(text: str) -> str:

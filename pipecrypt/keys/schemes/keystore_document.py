@@ -36,11 +36,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from types import TracebackType
-from typing import Final, Self, TypeAlias
+from types import MappingProxyType, TracebackType
+from typing import Final, Self
 
 from pipecrypt.crypto.aead import open_sealed, seal
 from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters, derive_key, derive_subkey
@@ -54,20 +54,15 @@ from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
     "MAX_COUNTER",
-    "KeyFileProtection",
     "KeyType",
     "KeystoreDocument",
-    "PassphraseProtection",
-    "Protection",
     "StoredKey",
     "UnlockedKeystore",
-    "covered_text",
     "encode_keystore",
     "has_secret",
     "is_key_name",
     "new_keystore",
     "parse_keystore",
-    "protection_text",
     "reprotected",
     "secret_fingerprint",
     "unlock_keystore",
@@ -104,19 +99,9 @@ class KeyType(StrEnum):
         return self in (KeyType.ED25519, KeyType.MLDSA65)
 
 
-@dataclass(frozen=True, slots=True)
-class PassphraseProtection:
-    """All keys are sealed under a key derived from a passphrase."""
-
-    kdf: KDFParameters
-
-
-@dataclass(frozen=True, slots=True)
-class KeyFileProtection:
-    """All keys are sealed under a key that is in a key file."""
-
-
-Protection: TypeAlias = PassphraseProtection | KeyFileProtection
+_KDFS: Final[Mapping[str, type[KDFParameters]]] = MappingProxyType(
+    {"argon2id": Argon2Parameters, "scrypt": ScryptParameters}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +135,7 @@ class KeystoreDocument:
 
     Args:
         id: a UUID, for as long as the keystore lives.
-        protection: what seals it.
+        kdf: turns the passphrase that seals it into a key; None where a key file does.
         verifier: tells a wrong secret from a changed keystore.
         keys: in the order of the file.
         counter: of writes; 0 in the old version.
@@ -159,7 +144,7 @@ class KeystoreDocument:
     """
 
     id: str
-    protection: Protection
+    kdf: KDFParameters | None
     verifier: bytes
     keys: tuple[StoredKey, ...]
     counter: int = 0
@@ -187,11 +172,6 @@ def encode_keystore(document: KeystoreDocument) -> bytes:
 def covered_text(document: KeystoreDocument) -> bytes:
     """Return the one encoding of all that the seal covers, which is everything but the seal."""
     return json.dumps(_covered_members(document), separators=(",", ":")).encode("ascii")
-
-
-def protection_text(protection: Protection) -> bytes:
-    """Return the one encoding of a protection that the seals authenticate."""
-    return json.dumps(_encode_protection(protection), separators=(",", ":"), sort_keys=True).encode("ascii")
 
 
 def parse_keystore(data: bytes, name: str) -> KeystoreDocument:
@@ -223,22 +203,22 @@ def _covered_members(document: KeystoreDocument) -> dict[str, object]:
         "pipecrypt_keystore": _VERSION if document.is_sealed else _OLD_VERSION,
         "id": document.id,
         **counter,
-        "protection": _encode_protection(document.protection),
+        "protection": _encode_protection(document.kdf),
         "verifier": encode_base64(document.verifier),
         "keys": [_encode_key(key) for key in document.keys],
     }
 
 
-def _encode_protection(protection: Protection) -> dict[str, str | int]:
-    if isinstance(protection, KeyFileProtection):
+def _encode_protection(kdf: KDFParameters | None) -> dict[str, object]:
+    if kdf is None:
         return {"kind": "key-file"}
-    kdf = protection.kdf
-    salt = {"salt": encode_base64(kdf.salt)}
-    if isinstance(kdf, Argon2Parameters):
-        cost = {"memory_kib": kdf.memory_kib, "iterations": kdf.iterations, "lanes": kdf.lanes}
-        return {"kind": "passphrase", "kdf": "argon2id", **salt, **cost}
-    cost = {"cost": kdf.cost, "block_size": kdf.block_size, "parallelism": kdf.parallelism}
-    return {"kind": "passphrase", "kdf": "scrypt", **salt, **cost}
+    name = next(name for name, kind in _KDFS.items() if isinstance(kdf, kind))
+    costs = {each: getattr(kdf, each) for each in _costs(type(kdf))}
+    return {"kind": "passphrase", "kdf": name, "salt": encode_base64(kdf.salt), **costs}
+
+
+def _costs(kind: type[KDFParameters]) -> list[str]:
+    return [each.name for each in fields(kind) if each.name != "salt"]
 
 
 def _encode_key(key: StoredKey) -> dict[str, str | int]:
@@ -263,7 +243,7 @@ def _read_keystore(document: Document, *, is_sealed: bool) -> KeystoreDocument:
     _check_unique(keys)
     return KeystoreDocument(
         id=document.text("id", max_characters=64, pattern=_UUID),
-        protection=_read_protection(document.document("protection")),
+        kdf=_read_protection(document.document("protection")),
         verifier=_read_base64(document, "verifier", _MAX_SEALED_BYTES),
         keys=keys,
         counter=document.integer("counter", least=1, most=MAX_COUNTER) if is_sealed else 0,
@@ -272,21 +252,19 @@ def _read_keystore(document: Document, *, is_sealed: bool) -> KeystoreDocument:
     )
 
 
-def _read_protection(document: Document) -> Protection:
+def _read_protection(document: Document) -> KDFParameters | None:
     kind = document.text("kind", max_characters=64)
     if kind == "key-file":
         document.only("kind")
-        return KeyFileProtection()
+        return None
     if kind != "passphrase":
         raise DocumentError("its protection is neither passphrase nor key-file")
-    kdf, salt = document.text("kdf", max_characters=64), _read_base64(document, "salt", _MAX_SALT_BYTES)
-    if kdf == "argon2id":
-        document.only("kind", "kdf", "salt", *(names := ("memory_kib", "iterations", "lanes")))
-        return PassphraseProtection(Argon2Parameters(salt=salt, **{name: document.integer(name) for name in names}))
-    if kdf == "scrypt":
-        document.only("kind", "kdf", "salt", *(names := ("cost", "block_size", "parallelism")))
-        return PassphraseProtection(ScryptParameters(salt=salt, **{name: document.integer(name) for name in names}))
-    raise DocumentError("its kdf is neither argon2id nor scrypt")
+    kdf = _KDFS.get(document.text("kdf", max_characters=64))
+    if kdf is None:
+        raise DocumentError("its kdf is neither argon2id nor scrypt")
+    document.only("kind", "kdf", "salt", *(costs := _costs(kdf)))
+    salt = _read_base64(document, "salt", _MAX_SALT_BYTES)
+    return kdf(salt=salt, **{name: document.integer(name) for name in costs})
 
 
 def _read_key(document: Document, *, is_sealed: bool) -> StoredKey:
@@ -336,7 +314,7 @@ _ENTRY: Final = b"pipecrypt keystore entry v2"
 class UnlockedKeystore:
     """A keystore whose document is as a holder of its secret wrote it; a context manager that wipes its keys.
 
-    Only this module makes one. What it does not tell is whether the document is the newest: see `KeystoreMemory`.
+    Only this module makes one. Whether the document is the newest it does not tell: see `keystore_file.check_age`.
 
     Args:
         document: authenticated.
@@ -413,11 +391,11 @@ def new_keystore(keystore_id: str, name: str, credentials: Credentials, kdf: KDF
         PassphraseError: neither is there.
         UsageError: the passphrase is too short.
     """
-    protection: Protection = KeyFileProtection() if credentials.has_key_file() else PassphraseProtection(kdf)
-    if isinstance(protection, PassphraseProtection):
+    if not credentials.has_key_file():
         credentials.new_passphrase(_label(name))
-    wrapping = _wrapping_key(protection, name, credentials)
-    empty = KeystoreDocument(id=keystore_id, protection=protection, verifier=_verifier(wrapping), keys=())
+    used = None if credentials.has_key_file() else kdf
+    wrapping = _wrapping_key(used, name, credentials)
+    empty = KeystoreDocument(id=keystore_id, kdf=used, verifier=_verifier(wrapping), keys=())
     return UnlockedKeystore(_sealed(empty, wrapping), name, wrapping)
 
 
@@ -428,7 +406,7 @@ def unlock_keystore(document: KeystoreDocument, name: str, credentials: Credenti
         PassphraseError: passphrase or key file is missing or wrong.
         DamagedKeystoreError: the document was changed by somebody without it.
     """
-    wrapping = _wrapping_key(document.protection, name, credentials)
+    wrapping = _wrapping_key(document.kdf, name, credentials)
     try:
         if document.is_sealed:
             _check_sealed(document, name, wrapping)
@@ -455,7 +433,7 @@ def reprotected(unlocked: UnlockedKeystore, credentials: Credentials, kdf: KDFPa
     """
     before, name = unlocked.document, unlocked.name
     if kdf is None:
-        wrapping = _wrapping_key(before.protection, name, credentials)
+        wrapping = _wrapping_key(before.kdf, name, credentials)
         empty = replace(before, verifier=_verifier(wrapping), keys=(), is_sealed=True)
         after = UnlockedKeystore(_sealed(empty, wrapping), name, wrapping)
     else:
@@ -478,7 +456,7 @@ def has_secret(document: KeystoreDocument, name: str, credentials: Credentials) 
     Raises:
         PassphraseError: a secret is at hand, and it is of the other kind; or one is given that cannot be read.
     """
-    is_key_file = isinstance(document.protection, KeyFileProtection)
+    is_key_file = document.kdf is None
     has_key_file = credentials.has_key_file()
     if (is_key_file and has_key_file) or (not is_key_file and credentials.has_passphrase(_label(name))):
         return True
@@ -493,7 +471,7 @@ def has_secret(document: KeystoreDocument, name: str, credentials: Credentials) 
 
 def secret_fingerprint(document: KeystoreDocument, name: str, credentials: Credentials, key: bytes) -> bytes:
     """Return what differs between two secrets that are at hand for a keystore; see `Credentials.fingerprint`."""
-    is_key_file = isinstance(document.protection, KeyFileProtection)
+    is_key_file = document.kdf is None
     return credentials.fingerprint(None if is_key_file else _label(name), key)
 
 
@@ -545,14 +523,13 @@ def _wrong_secret(document: KeystoreDocument, name: str) -> PassphraseError:
 
 
 def _secret_of(document: KeystoreDocument) -> str:
-    return "passphrase" if isinstance(document.protection, PassphraseProtection) else "key file"
+    return "key file" if document.kdf is None else "passphrase"
 
 
-def _wrapping_key(protection: Protection, name: str, credentials: Credentials) -> DataKey:
-    if isinstance(protection, KeyFileProtection):
+def _wrapping_key(kdf: KDFParameters | None, name: str, credentials: Credentials) -> DataKey:
+    if kdf is None:
         return credentials.key_file()
     passphrase = credentials.passphrase(_label(name))
-    kdf = protection.kdf
     # The passphrase is part of the name: one set of parameters may meet two passphrases.
     return credentials.derive_once(
         (kdf, passphrase), lambda: derive_key(passphrase.encode(errors="surrogateescape"), kdf)
@@ -569,4 +546,5 @@ def _entry_aad(label: bytes, document: KeystoreDocument, entry: StoredKey) -> by
 
 
 def _aad(label: bytes, document: KeystoreDocument, *fields: bytes) -> bytes:
-    return join_parts(label, document.id.encode(), protection_text(document.protection), *fields)
+    protection = json.dumps(_encode_protection(document.kdf), separators=(",", ":"), sort_keys=True).encode("ascii")
+    return join_parts(label, document.id.encode(), protection, *fields)

@@ -23,14 +23,13 @@ import hmac
 import logging
 import os
 import re
-import secrets
 import stat
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.crypto.digest import digest
@@ -45,7 +44,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials, file_failure, read_private_file
 from pipecrypt.keys.public_keys import recipient_id
-from pipecrypt.keys.reference import KeyReference
+from pipecrypt.keys.reference import KeyReference, parse_key_reference
 from pipecrypt.keys.schemes.keystore_document import (
     MAX_COUNTER,
     KeystoreDocument,
@@ -60,25 +59,25 @@ from pipecrypt.keys.schemes.keystore_document import (
 )
 from pipecrypt.vocabulary.documents import Document
 from pipecrypt.vocabulary.once import warn_once
-from pipecrypt.vocabulary.state import StateRecords, state_directory, take_lock
+from pipecrypt.vocabulary.state import StateRecords, replace_private_file, state_directory, take_lock
 
 __all__ = [
     "KeyPlace",
-    "KeystoreMemory",
-    "LockedDirectory",
     "ReadKeystore",
+    "check_none_stood",
     "find_versions",
     "keystore_path",
+    "last_counter",
     "locate_key",
     "locked_directory",
     "master_key_id",
-    "missing_secret",
     "open_keystore",
     "open_versions",
     "read_as_can_be",
     "read_keystore",
     "read_keystore_if_any",
-    "warn_of_old_version",
+    "read_versions",
+    "remember",
 ]
 
 _SCHEME: Final = "keystore"
@@ -106,13 +105,14 @@ def keystore_path(reference: KeyReference) -> Path:
     return reference.local_path
 
 
-def locate_key(reference: KeyReference) -> KeyPlace:
+def locate_key(reference: str | KeyReference) -> KeyPlace:
     """Return the keystore and key that a reference names; neither has to exist.
 
     Raises:
         UsageError: the reference is of another scheme.
         KeyReferenceError: it names no key, or not in the form of a name.
     """
+    reference = parse_key_reference(reference)
     path = keystore_path(reference)
     if not reference.fragment:
         raise reference.malformed("names no key", hint="append #NAME, such as #pii")
@@ -176,122 +176,98 @@ _MAX_PATH: Final = 4096
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _LastSeal:
-    counter: int
-    seal_sha256: str
+def check_age(document: KeystoreDocument, name: str, environ: Mapping[str, str]) -> None:
+    """Pass if a document is not older than what was seen of its keystore, nor another one of the same age.
 
+    Nothing of the document needs to be authenticated: who changes its id or counter breaks its seal.
 
-@dataclass(frozen=True, slots=True)
-class KeystoreMemory:
-    """The keystores seen so far.
-
-    Args:
-        directory: where they are kept, made with the first one; None to remember nothing.
+    Raises:
+        DamagedKeystoreError: it is; or the record is malformed, and ignoring it would let an old keystore pass.
     """
-
-    directory: str | None
-
-    @classmethod
-    def of_user(cls, environ: Mapping[str, str]) -> Self:
-        """Return this user's memory; see `state_directory`."""
-        return cls(state_directory(environ))
-
-    def check(self, document: KeystoreDocument, name: str) -> None:
-        """Pass if a document is not older than what was seen of its keystore, nor another one of the same age.
-
-        Nothing of the document needs to be authenticated: who changes its id or counter breaks its seal.
-
-        Raises:
-            DamagedKeystoreError: it is; or the record is malformed, and ignoring it would let an old keystore pass.
-        """
-        seen = self._recall(document.id)
-        if seen is None:
-            return
-        if not document.is_sealed:
-            raise DamagedKeystoreError(
-                f"keystore {name} was sealed when it was seen last, and is not now", hint=_ACCEPT
-            )
-        if document.counter < seen.counter:
-            raise DamagedKeystoreError(
-                f"keystore {name} is older than when it was seen last: it was written {document.counter} times, and "
-                f"{seen.counter} times then",
-                hint=_ACCEPT,
-            )
-        if document.counter == seen.counter and digest(document.seal) != seen.seal_sha256:
-            raise DamagedKeystoreError(
-                f"keystore {name} is another than was seen last, and was written as often", hint=_ACCEPT
-            )
-
-    def check_none_stood(self, path: Path) -> None:
-        """Pass if no keystore was seen at a path where there is none now.
-
-        Else whoever can rename a keystore makes its owner begin another one, and take its keys for the true ones.
-
-        Raises:
-            KeystoreError: one was.
-            DamagedKeystoreError: the records cannot be read.
-        """
-        if self.directory is None:
-            return
-        place = os.path.realpath(path)
-        if any(os.path.realpath(seen) == place for seen in self._records(self.directory).each(_parse_path) if seen):
-            raise KeystoreError(
-                f"keystore {path} is gone: there was one when it was seen last, and a new one would have other keys",
-                hint="put it back, or its backup and pipecrypt keys accept-backup; or if you removed it yourself, and "
-                "need nothing that it encrypted: repeat with --new-keystore",
-            )
-
-    def counter(self, document: KeystoreDocument) -> int:
-        """Return how often the keystore was written when it was seen last; 0 where it was not."""
-        seen = self._recall(document.id)
-        return 0 if seen is None else seen.counter
-
-    def remember(self, document: KeystoreDocument, path: Path, *, replaces: bool = False) -> None:
-        """Keep what was seen of an authenticated document, unless more was seen before and it does not replace that."""
-        if self.directory is None or not document.is_sealed:
-            return
-        now = _LastSeal(document.counter, digest(document.seal))
-        if not replaces and self._recall(document.id) == now:
-            return
-        try:
-            with self._records(self.directory).changing(document.id) as record:
-                seen = None if replaces else record.read(_parse)
-                if seen is None or seen.counter < now.counter:
-                    record.put(_members(document.id, now, path))
-        except (OSError, ConflictError) as error:
-            warn_once(
-                _logger,
-                "cannot remember keystore %s in %s: %s; an older one in its place will not be noticed",
-                path,
-                self.directory,
-                error.strerror if isinstance(error, OSError) else error.message,
-            )
-
-    def _recall(self, keystore_id: str) -> _LastSeal | None:
-        # The id has the form of a UUID, and nothing else in it.
-        return None if self.directory is None else self._records(self.directory).read(keystore_id, _parse)
-
-    def _records(self, directory: str) -> StateRecords:
-        return StateRecords(directory, "keystores", "record of keystores", DamagedKeystoreError, _MALFORMED_HINT)
+    seen = _last_seen(document, environ)
+    if seen is None:
+        return
+    counter, seal_sha256 = seen
+    if not document.is_sealed:
+        raise DamagedKeystoreError(f"keystore {name} was sealed when it was seen last, and is not now", hint=_ACCEPT)
+    if document.counter < counter:
+        raise DamagedKeystoreError(
+            f"keystore {name} is older than when it was seen last: it was written {document.counter} times, and "
+            f"{counter} times then",
+            hint=_ACCEPT,
+        )
+    if document.counter == counter and digest(document.seal) != seal_sha256:
+        raise DamagedKeystoreError(
+            f"keystore {name} is another than was seen last, and was written as often", hint=_ACCEPT
+        )
 
 
-def _parse(document: Document) -> _LastSeal:
+def check_none_stood(path: Path, environ: Mapping[str, str]) -> None:
+    """Pass if no keystore was seen at a path where there is none now.
+
+    Else whoever can rename a keystore makes its owner begin another one, and take its keys for the true ones.
+
+    Raises:
+        KeystoreError: one was.
+        DamagedKeystoreError: the records cannot be read.
+    """
+    records = _records(environ)
+    place = os.path.realpath(path)
+    if records and any(os.path.realpath(seen) == place for seen in records.each(_parse_path) if seen):
+        raise KeystoreError(
+            f"keystore {path} is gone: there was one when it was seen last, and a new one would have other keys",
+            hint="put it back, or its backup and pipecrypt keys accept-backup; or if you removed it yourself, and "
+            "need nothing that it encrypted: repeat with --new-keystore",
+        )
+
+
+def last_counter(document: KeystoreDocument, environ: Mapping[str, str]) -> int:
+    """Return how often the keystore was written when it was seen last; 0 where it was not."""
+    seen = _last_seen(document, environ)
+    return 0 if seen is None else seen[0]
+
+
+def remember(document: KeystoreDocument, path: Path, environ: Mapping[str, str], *, replaces: bool = False) -> None:
+    """Keep what was seen of an authenticated document, unless more was seen before and it does not replace that."""
+    records, now = _records(environ), (document.counter, digest(document.seal))
+    if records is None or not document.is_sealed or (not replaces and _last_seen(document, environ) == now):
+        return
+    try:
+        with records.changing(document.id) as record:
+            seen = None if replaces else record.read(_parse)
+            if seen is None or seen[0] < document.counter:
+                members = {"counter": document.counter, "seal_sha256": now[1], "path": os.path.abspath(path)}
+                record.put({"keystore": document.id, **members})
+    except (OSError, ConflictError) as error:
+        warn_once(
+            _logger,
+            "cannot remember keystore %s in %s: %s; an older one in its place will not be noticed",
+            path,
+            records.directory,
+            error.strerror if isinstance(error, OSError) else error.message,
+        )
+
+
+def _last_seen(document: KeystoreDocument, environ: Mapping[str, str]) -> tuple[int, str] | None:
+    # The id has the form of a UUID, and nothing else in it.
+    records = _records(environ)
+    return None if records is None else records.read(document.id, _parse)
+
+
+def _records(environ: Mapping[str, str]) -> StateRecords | None:
+    directory = state_directory(environ)
+    if directory is None:
+        return None
+    return StateRecords(directory, "keystores", "record of keystores", DamagedKeystoreError, _MALFORMED_HINT)
+
+
+def _parse(document: Document) -> tuple[int, str]:
     counter = document.integer("counter", least=1, most=MAX_COUNTER)
-    return _LastSeal(counter, document.text("seal_sha256", max_characters=64))
+    return counter, document.text("seal_sha256", max_characters=64)
 
 
 def _parse_path(document: Document) -> str | None:
     return document.text("path", max_characters=_MAX_PATH) if "path" in document else None
-
-
-def _members(keystore_id: str, seen: _LastSeal, path: Path) -> Mapping[str, object]:
-    return {
-        "keystore": keystore_id,
-        "counter": seen.counter,
-        "seal_sha256": seen.seal_sha256,
-        "path": os.path.abspath(path),
-    }
 
 
 _MOST_TRIES: Final = 3
@@ -320,11 +296,10 @@ def open_keystore(path: Path, credentials: Credentials) -> UnlockedKeystore:
         PassphraseError: passphrase or key file is missing or wrong.
         DamagedKeystoreError: it was changed by somebody without them, or is older than it was seen before.
     """
-    memory = KeystoreMemory.of_user(credentials.environ)
-    document = _read_newest(path, memory)
+    document = _read_newest(path, credentials.environ)
     unlocked = unlock_keystore(document, str(path), credentials)
-    memory.remember(document, path)
-    warn_of_old_version(document, path)
+    remember(document, path, credentials.environ)
+    _warn_of_old_version(document, path)
     return unlocked
 
 
@@ -357,8 +332,7 @@ def read_as_can_be(path: Path, credentials: Credentials) -> ReadKeystore:
         PassphraseError: a secret is at hand, and does not open it, of whichever kind it is.
         DamagedKeystoreError: it was changed by somebody without the secret, or is older than it was seen before.
     """
-    memory = KeystoreMemory.of_user(credentials.environ)
-    document = _read_newest(path, memory)
+    document = _read_newest(path, credentials.environ)
     if not has_secret(document, str(path), credentials):
         return ReadKeystore(document, _NO_SECRET)
     # The secret is part of the name: what one secret opened is not proven to who holds another.
@@ -372,22 +346,34 @@ def read_as_can_be(path: Path, credentials: Credentials) -> ReadKeystore:
         _proven[name] = None
         while len(_proven) > _MOST_PROVEN:
             _proven.popitem(last=False)
-    memory.remember(document, path)
-    warn_of_old_version(document, path)
+    remember(document, path, credentials.environ)
+    _warn_of_old_version(document, path)
     return ReadKeystore(document, None)
 
 
-def missing_secret(path: Path, credentials: Credentials) -> str | None:
-    """Return why nothing proves what a keystore says; None where its secret is at hand, which may be the wrong one.
+def read_versions(
+    place: KeyPlace, credentials: Credentials, *, prove: bool
+) -> tuple[tuple[StoredKey, ...], str | None]:
+    """Return the versions of a key, oldest first, and why nothing proves them; None where they are proven.
+
+    Args:
+        place: of the key.
+        credentials: what may hold the secret.
+        prove: ask for the secret where it is not at hand.
 
     Raises:
-        KeystoreError: it is missing or cannot be read.
-        PassphraseError: a secret is at hand that is not of its kind.
+        KeyNotFoundError: there is no such key.
+        KeystoreError, PassphraseError, DamagedKeystoreError: as `open_keystore` or `read_as_can_be`.
     """
-    return None if has_secret(read_keystore(path), str(path), credentials) else _NO_SECRET
+    if prove:
+        unlocked, versions = open_versions(place, credentials)
+        unlocked.wipe()
+        return versions, None
+    read = read_as_can_be(place.path, credentials)
+    return find_versions(read.document, place), read.doubt
 
 
-def warn_of_old_version(document: KeystoreDocument, path: Path) -> None:
+def _warn_of_old_version(document: KeystoreDocument, path: Path) -> None:
     """Say once in a process that a keystore is of the old version."""
     if not document.is_sealed:
         warn_once(
@@ -402,11 +388,11 @@ _proven: OrderedDict[bytes, None] = OrderedDict()
 _process_key: Final = random_bytes(32)
 
 
-def _read_newest(path: Path, memory: KeystoreMemory) -> KeystoreDocument:
+def _read_newest(path: Path, environ: Mapping[str, str]) -> KeystoreDocument:
     document = read_keystore(path)
     for _ in range(_MOST_TRIES):
         try:
-            memory.check(document, str(path))
+            check_age(document, str(path), environ)
         except DamagedKeystoreError:
             # Another process may have replaced the file, and remembered it, after it was read here.
             again = read_keystore(path)
@@ -419,62 +405,15 @@ def _read_newest(path: Path, memory: KeystoreMemory) -> KeystoreDocument:
 
 
 _LOCK_SECONDS: Final = 60.0  # passphrases are stretched under the lock, which takes seconds
-_PRIVATE_FILE: Final = 0o600
-_RANDOM_BYTES: Final = 8
+_TEMPORARY: Final = ".tmp"
 _PRIVATE_DIRECTORY: Final = 0o700
 
 
-class LockedDirectory:
-    """A keystore's directory while this process holds its lock.
-
-    Args:
-        path: of the keystore, with no symbolic link in it.
-        descriptor: of the directory.
-    """
-
-    __slots__ = ("_descriptor", "_path")
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        """Keep both; `locked_directory` closes the descriptor."""
-        self._path = path
-        self._descriptor = descriptor
-
-    def replace(self, data: bytes) -> None:
-        """Put a file with `data` in the place of the keystore, whole or not at all.
-
-        Raises:
-            OSError: the file system failed or refused; `locked_directory` maps it.
-        """
-        self._remove_leftovers()
-        temporary = f".{self._path.name}.{secrets.token_hex(_RANDOM_BYTES)}.tmp"
-        # O_EXCL and the mode at creation: at no time is the file open to others, and no planted link is followed.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, _PRIVATE_FILE, dir_fd=self._descriptor)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, self._path.name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=self._descriptor)
-            raise
-        os.fsync(self._descriptor)
-
-    def _remove_leftovers(self) -> None:
-        # Whoever holds the lock is the only writer, so none of these is still being written.
-        leftover = re.compile(rf"\.{re.escape(self._path.name)}\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp")
-        for name in os.listdir(self._descriptor):
-            if leftover.fullmatch(name) is None:
-                continue
-            if stat.S_ISREG(os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mode):
-                os.unlink(name, dir_fd=self._descriptor)
-
-
 @contextmanager
-def locked_directory(path: Path) -> Iterator[LockedDirectory]:
+def locked_directory(path: Path) -> Iterator[Callable[[bytes], None]]:
     """Hold the lock of the directory of the keystore `path`; waits for other writers. The directory is made if absent.
+
+    What it gives puts a file with some bytes in the place of the keystore, whole or not at all.
 
     Raises:
         KeystoreError: the file system refused, also inside of the `with` block.
@@ -482,16 +421,29 @@ def locked_directory(path: Path) -> Iterator[LockedDirectory]:
         ConflictError: another process holds the lock for long.
     """
     path = _resolve(path)
+
+    def put(data: bytes) -> None:
+        _remove_leftovers(descriptor, path.name)
+        replace_private_file(descriptor, path.name, data, suffix=_TEMPORARY)
+
     try:
         path.parent.mkdir(mode=_PRIVATE_DIRECTORY, parents=True, exist_ok=True)
         descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             take_lock(descriptor, str(path.parent), wait_seconds=_LOCK_SECONDS)
-            yield LockedDirectory(path, descriptor)
+            yield put
         finally:
             os.close(descriptor)  # drops the lock
     except OSError as error:
         raise file_failure(error, "keystore", path, "written") from error
+
+
+def _remove_leftovers(directory: int, keystore: str) -> None:
+    # Whoever holds the lock is the only writer, so none of these is still being written.
+    leftover = re.compile(rf"\.{re.escape(keystore)}\.[0-9a-f]{{16}}{re.escape(_TEMPORARY)}")
+    for name in filter(leftover.fullmatch, os.listdir(directory)):
+        if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=directory)
 
 
 def _resolve(path: Path) -> Path:

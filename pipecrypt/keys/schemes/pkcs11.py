@@ -36,6 +36,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, unquote_to_bytes
@@ -55,17 +56,15 @@ from pipecrypt.errors import (
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.schemes.caller import import_extra
-from pipecrypt.keys.service import WrappingMasterKey, bind_to_master_key
-from pipecrypt.keys.signers import WithPublicKey
-from pipecrypt.vocabulary.context import Context
-from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
+from pipecrypt.keys.service import SealingMasterKey
+from pipecrypt.keys.signers import ServiceSigner
+from pipecrypt.vocabulary.secret import DATA_KEY_BYTES
 from pipecrypt.vocabulary.state import take_lock
 
-__all__ = ["MODULE_VARIABLE", "SERVICE", "TokenKey", "TokenMasterKey", "TokenService", "TokenSigner", "parse_token_key"]
+__all__ = ["SERVICE", "TokenKey", "TokenMasterKey", "TokenService", "parse_token_key"]
 
 MODULE_VARIABLE: Final = "PIPECRYPT_PKCS11_MODULE"
 _SCHEME: Final = "pkcs11"
-_KEK_LABEL: Final = b"pipecrypt pkcs11 kek v1"
 _WRAPPED_BYTES: Final = NONCE_BYTES + DATA_KEY_BYTES + TAG_BYTES
 _PSS_SALT_BYTES: Final = 32
 _TEXTS: Final = ("token", "manufacturer", "model", "serial", "object", "type")
@@ -138,10 +137,13 @@ def parse_token_key(reference: KeyReference, *, key_type: str) -> TokenKey:
     )
 
 
-class TokenMasterKey(WrappingMasterKey):
-    """A 256-bit AES key in a token. It owns its session, which `wipe` closes."""
+class TokenMasterKey(SealingMasterKey):
+    """A 256-bit AES key in a token. It owns its session, which `wipe` closes. Each seal or opening is one call."""
 
     __slots__ = ("_key", "_session")
+
+    label = b"pipecrypt pkcs11 kek v1"
+    opens_here = False
 
     def __init__(self, session: _TokenSession, key: Any, key_id: str) -> None:
         """Keep them."""
@@ -149,59 +151,29 @@ class TokenMasterKey(WrappingMasterKey):
         self._session = session
         self._key = key
 
-    def wrap_key(self, key: DataKey, context: Context) -> bytes:
-        """Return the wrapped form of a key that exists already; one call to the token."""
+    def wipe(self) -> None:
+        """Let go of the token; the last key of this process logs out."""
+        self._session.close()
+
+    def _seal(self, key_bytes: bytearray, info: bytes) -> bytes:
         nonce = random_bytes(NONCE_BYTES)
-        return nonce + self._session.encrypt(self._key, nonce, bytes(key.expose_key_bytes()), self._aad(context))
+        return nonce + self._session.use(self._key, "encrypt", bytes(key_bytes), **_gcm(nonce, info))
 
-    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
-        """Return the key that `wrapped` holds; one call to the token.
-
-        Raises:
-            KeyServiceError: the token failed or refused.
-            IntegrityError: `wrapped` was not made by this master key for `context`.
-        """
-        refusal = f"the key encryption key was not wrapped by master key {self.id} for this dataset"
-        if len(wrapped) != _WRAPPED_BYTES:
-            raise IntegrityError(refusal)
-        nonce, sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
-        try:
-            return DataKey(self._session.decrypt(self._key, nonce, sealed, self._aad(context)))
-        except (IntegrityError, ValueError) as error:
-            raise IntegrityError(refusal) from error
-
-    def wipe(self) -> None:
-        """Let go of the token; the last key of this process logs out."""
-        self._session.close()
-
-    def _aad(self, context: Context) -> bytes:
-        return bind_to_master_key(_KEK_LABEL, self.id, context)
+    def _open(self, sealed: bytes, info: bytes) -> bytes:
+        if len(sealed) != _WRAPPED_BYTES:
+            raise IntegrityError(f"a wrapped key has {_WRAPPED_BYTES} bytes, not {len(sealed)}")
+        return self._session.decrypt(self._key, sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], info)
 
 
-class TokenSigner(WithPublicKey):
-    """A private key in a token that signs. It owns its session, which `wipe` closes."""
-
-    __slots__ = ("_key", "_session")
-
-    def __init__(self, session: _TokenSession, key: Any, public_key: PublicKey) -> None:
-        """Keep them."""
-        super().__init__(public_key)
-        self._session = session
-        self._key = key
-
-    def sign(self, message: bytes) -> bytes:
-        """Return a signature of `message`; one call to the token."""
-        p11, algorithm = _package(), self._public_key.algorithm
-        if algorithm is SignatureAlgorithm.RSA_PSS:
-            parameters = (p11.Mechanism.SHA256, p11.MGF.SHA256, _PSS_SALT_BYTES)
-            return self._session.sign(self._key, message, p11.Mechanism.SHA256_RSA_PKCS_PSS, parameters)
-        # Digested here, because CKM_ECDSA is what all tokens have; they return r || s.
-        signature = self._session.sign(self._key, algorithm.digest(message), p11.Mechanism.ECDSA)
-        return bytes(p11.util.ec.encode_ecdsa_signature(signature))
-
-    def wipe(self) -> None:
-        """Let go of the token; the last key of this process logs out."""
-        self._session.close()
+def _sign(session: _TokenSession, key: Any, algorithm: SignatureAlgorithm, message: bytes) -> bytes:
+    """Return a signature of `message`; one call to the token."""
+    p11 = _package()
+    if algorithm is SignatureAlgorithm.RSA_PSS:
+        pss = (p11.Mechanism.SHA256, p11.MGF.SHA256, _PSS_SALT_BYTES)
+        return session.use(key, "sign", message, mechanism=p11.Mechanism.SHA256_RSA_PKCS_PSS, mechanism_param=pss)
+    # Digested here, because CKM_ECDSA is what all tokens have; they return r || s.
+    signature = session.use(key, "sign", algorithm.digest(message), mechanism=p11.Mechanism.ECDSA)
+    return bytes(p11.util.ec.encode_ecdsa_signature(signature))
 
 
 class TokenService:
@@ -233,13 +205,14 @@ class TokenService:
             session.close()
             raise
 
-    def open_signer(self, reference: KeyReference, credentials: Credentials) -> TokenSigner:
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> ServiceSigner:
         """Log in, and find a private key and its public half; errors as in `open_key`."""
         wanted = parse_token_key(reference, key_type="private")
         session = _open_token(wanted, credentials)
         try:
             key = session.find_key(wanted, private=True)
-            return TokenSigner(session, key, _public_key(session, key, wanted))
+            public_key = _public_key(session, key, wanted)
+            return ServiceSigner(public_key, partial(_sign, session, key, public_key.algorithm), session.close)
         except BaseException:
             session.close()
             raise
@@ -310,10 +283,10 @@ class _TokenSession:
 
         return self.call(read)
 
-    def encrypt(self, key: Any, nonce: bytes, plaintext: bytes, associated_data: bytes) -> bytes:
-        """Return ciphertext || tag under AES-GCM."""
-        self._check_power(key, "encrypt")
-        return bytes(self.call(lambda _: key.encrypt(plaintext, **_gcm(nonce, associated_data))))
+    def use(self, key: Any, power: str, data: bytes, **parameters: Any) -> bytes:
+        """Return what a key makes of some bytes by one of its powers, such as encrypt."""
+        self._check_power(key, power)
+        return bytes(self.call(lambda _: getattr(key, power)(data, **parameters)))
 
     def decrypt(self, key: Any, nonce: bytes, sealed: bytes, associated_data: bytes) -> bytes:
         """Return the plaintext of ciphertext || tag under AES-GCM.
@@ -336,11 +309,6 @@ class _TokenSession:
             self._check_works(key)
             raise IntegrityError("authentication failed")
         return opened
-
-    def sign(self, key: Any, message: bytes, mechanism: Any, parameters: Any = None) -> bytes:
-        """Return what the token makes of `message`."""
-        self._check_power(key, "sign")
-        return bytes(self.call(lambda _: key.sign(message, mechanism=mechanism, mechanism_param=parameters)))
 
     def close(self) -> None:
         """Let go of the login; the last user logs out. Safe to call twice."""
@@ -377,7 +345,7 @@ class _TokenSession:
     def _check_works(self, key: Any) -> None:
         """Pass if the token opens what it seals now; without, a failing token would pass for changed data."""
         nonce, plaintext = random_bytes(NONCE_BYTES), bytes(NONCE_BYTES)
-        sealed = self.encrypt(key, nonce, plaintext, b"")
+        sealed = self.use(key, "encrypt", plaintext, **_gcm(nonce, b""))
         if self.call(lambda _: bytes(key.decrypt(sealed, **_gcm(nonce, b"")))) != plaintext:
             raise KeyServiceError(f"{self._name}: the token does not open what it seals", hint="check the token")
 

@@ -21,17 +21,12 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pipecrypt.crypto.recipient import Identity, RecipientAlgorithm, RecipientKey, key_digest, parse_recipient
-from pipecrypt.errors import (
-    IntegrityError,
-    KeyNotFoundError,
-    RetiredKeyError,
-    UsageError,
-)
+from pipecrypt.crypto.recipient import Identity, RecipientKey, key_digest, parse_recipient
+from pipecrypt.errors import KeyNotFoundError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.public_keys import public_blocks, read_public_file, recipient_id, retired_at
 from pipecrypt.keys.reference import KeyReference
-from pipecrypt.keys.service import WrappingMasterKey, bind_to_master_key
+from pipecrypt.keys.service import MasterKey, SealingMasterKey, WrappingMasterKey, bind_to_master_key
 from pipecrypt.vocabulary.clock import utc_text
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
@@ -65,18 +60,13 @@ class RecipientMasterKey(WrappingMasterKey):
         self._name = name
 
     @property
-    def algorithm(self) -> RecipientAlgorithm:
-        """How it seals."""
-        return self._key.algorithm
-
-    @property
     def seals_only(self) -> bool:
         """Whether it opens nothing: it is a public key."""
         return True
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
         """Return the sealed form of a key that exists already."""
-        return _seal(self._key, self._id, key, context)
+        return self._key.seal(key.expose_key_bytes(), bind_to_master_key(_KEK_LABEL, self._id, context))
 
     def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
         """Refuse: a public key opens nothing.
@@ -91,7 +81,7 @@ class RecipientMasterKey(WrappingMasterKey):
         )
 
 
-class IdentityMasterKey(WrappingMasterKey):
+class IdentityMasterKey(SealingMasterKey):
     """A private key that opens what was sealed to its public half, and seals to it as well.
 
     Args:
@@ -100,22 +90,15 @@ class IdentityMasterKey(WrappingMasterKey):
         is_retired: it opens what was sealed to it, and seals nothing more.
     """
 
-    __slots__ = ("_earlier", "_identity", "_is_retired", "_wiped")
+    __slots__ = ("_identity", "_wiped")
 
-    def __init__(
-        self, identity: Identity, earlier: tuple[IdentityMasterKey, ...] = (), *, is_retired: bool = False
-    ) -> None:
+    label = _KEK_LABEL
+
+    def __init__(self, identity: Identity, earlier: tuple[MasterKey, ...] = (), *, is_retired: bool = False) -> None:
         """Keep them."""
-        super().__init__(recipient_id(identity.public_key))
-        self._is_retired = is_retired
+        super().__init__(recipient_id(identity.public_key), earlier, is_retired=is_retired)
         self._identity = identity
-        self._earlier = earlier
         self._wiped = False
-
-    @property
-    def algorithm(self) -> RecipientAlgorithm:
-        """How its public half seals."""
-        return self._identity.public_key.algorithm
 
     def generate_key(self, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh 256-bit key and its wrapped form."""
@@ -123,42 +106,16 @@ class IdentityMasterKey(WrappingMasterKey):
             raise RuntimeError("this key was wiped")
         return super().generate_key(context)
 
-    def wrap_key(self, key: DataKey, context: Context) -> bytes:
-        """Return the form of a key that exists already, sealed to the public half.
-
-        Raises:
-            RetiredKeyError: this version is retired.
-        """
-        if self._is_retired:
-            raise RetiredKeyError(f"the newest version of {self._id} is retired")
-        return _seal(self._identity.public_key, self._id, key, context)
-
-    def unwrap_key(self, wrapped: bytes, context: Context) -> DataKey:
-        """Return the key that `wrapped` holds.
-
-        Raises:
-            IntegrityError: `wrapped` was not sealed to this key for `context`.
-        """
-        try:
-            return DataKey(self._identity.open(wrapped, _info(self._id, context)))
-        except (IntegrityError, ValueError) as error:
-            raise IntegrityError(
-                f"the key encryption key was not sealed to recipient {self._id} for this dataset"
-            ) from error
-
-    @property
-    def opens_here(self) -> bool:
-        """Whether it opens keys in this process: it does, and asking it costs no call."""
-        return True
-
-    def earlier_versions(self) -> tuple[IdentityMasterKey, ...]:
-        """Return the versions before it."""
-        return self._earlier
-
     def wipe(self) -> None:
         """Wipe this version's private key."""
         self._identity.wipe()
         self._wiped = True
+
+    def _seal(self, key_bytes: bytearray, info: bytes) -> bytes:
+        return self._identity.public_key.seal(key_bytes, info)
+
+    def _open(self, sealed: bytes, info: bytes) -> bytes:
+        return self._identity.open(sealed, info)
 
 
 class RecipientService:
@@ -195,14 +152,6 @@ class RecipientService:
 
 
 SERVICE: Final = RecipientService()
-
-
-def _seal(key: RecipientKey, master_key_id: str, kek: DataKey, context: Context) -> bytes:
-    return key.seal(kek.expose_key_bytes(), _info(master_key_id, context))
-
-
-def _info(master_key_id: str, context: Context) -> bytes:
-    return bind_to_master_key(_KEK_LABEL, master_key_id, context)
 
 
 def _read(reference: KeyReference) -> RecipientKey:

@@ -35,6 +35,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn, TypeAlias
 from urllib.parse import urlsplit
@@ -55,12 +56,12 @@ from pipecrypt.keys.schemes.caller import (
     take_data_key,
 )
 from pipecrypt.keys.service import WrappingMasterKey
-from pipecrypt.keys.signers import WithPublicKey
+from pipecrypt.keys.signers import ServiceSigner
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import Document, DocumentError, decode_base64, encode_base64, parse_document
 from pipecrypt.vocabulary.secret import DataKey
 
-__all__ = ["SERVICE", "VaultAddress", "VaultMasterKey", "VaultPlace", "VaultService", "VaultSigner", "locate_vault_key"]
+__all__ = ["SERVICE", "VaultAddress", "VaultMasterKey", "VaultPlace", "VaultService", "locate_vault_key"]
 
 _DEFAULT_PORT: Final = 8200
 _LOCATION: Final = re.compile(
@@ -73,6 +74,7 @@ _FORM: Final = "write vault://HOST/MOUNT/KEY, or vault:///MOUNT/KEY with the hos
 _MAX_ANSWER_BYTES: Final = 256 * 1024
 _MAX_TOKEN_CHARACTERS: Final = 8192
 _MAX_WRAPPED_BYTES: Final = 1024
+_MAX_KEY_BYTES: Final = 48
 _MAX_PEM_CHARACTERS: Final = 8192
 _MAX_SIGNATURE_CHARACTERS: Final = 1024
 _TOKEN_FILE: Final = ".vault-token"  # noqa: S105 - a name, no secret
@@ -93,7 +95,7 @@ _RULES: Final = (
         hint="name the certificate of its authority in VAULT_CACERT",
     ),
     Rule(
-        statuses=frozenset({429}),
+        statuses={429},
         message="the server has too many requests (status {shown})",
         hint="look at vault status, then run again",
         passes=True,
@@ -105,7 +107,7 @@ _RULES: Final = (
         passes=True,
     ),
     Rule(
-        statuses=frozenset({404}),
+        statuses={404},
         message="the server has no such key",
         hint="check mount, namespace and name of the key",
         error=KeyNotFoundError,
@@ -117,7 +119,7 @@ _RULES: Final = (
         error=KeyNotFoundError,
     ),
     Rule(
-        statuses=frozenset({401, 403}),
+        statuses={401, 403},
         message="the server denied it (status {shown})",
         hint="the token may have expired, or its policy lacks a path that the documentation lists",
     ),
@@ -236,7 +238,9 @@ class VaultMasterKey(WrappingMasterKey):
             IntegrityError: `wrapped` was not made by this master key for `context`.
             KeyServiceError: the server refused, failed, or answered nonsense.
         """
-        text = self._checked(wrapped)
+        text = wrapped.decode("ascii", errors="replace")
+        if len(wrapped) > _MAX_WRAPPED_BYTES or _VERSIONED.fullmatch(text) is None:
+            raise IntegrityError(f"the key encryption key was not wrapped by master key {self.id}")
         return self._plaintext(self._server.ask("decrypt", {"ciphertext": text, **self._binding(context)}))
 
     def wrap_key(self, key: DataKey, context: Context) -> bytes:
@@ -248,56 +252,30 @@ class VaultMasterKey(WrappingMasterKey):
         # Vault ignores a context for keys that are not derived, without a word. So it is never sent alone to one.
         return {"context" if self._is_derived else "associated_data": encode_base64(context.key_binding())}
 
-    def _checked(self, wrapped: bytes) -> str:
-        text = wrapped.decode("ascii", errors="replace")
-        if len(wrapped) > _MAX_WRAPPED_BYTES or _VERSIONED.fullmatch(text) is None:
-            raise IntegrityError(f"the key encryption key was not wrapped by master key {self.id}")
-        return text
-
     def _wrapped(self, answer: Document) -> bytes:
         try:
-            wrapped = answer.text("ciphertext", max_characters=_MAX_WRAPPED_BYTES).encode()
-            self._checked(wrapped)
-        except (DocumentError, IntegrityError, UnicodeEncodeError):
+            return answer.text("ciphertext", max_characters=_MAX_WRAPPED_BYTES, pattern=_VERSIONED).encode()
+        except DocumentError:
             raise self._server.refusal("the server's answer holds no wrapped key") from None
-        return wrapped
 
     def _plaintext(self, answer: Document) -> DataKey:
         try:
-            key_bytes = bytearray(decode_base64(answer.text("plaintext", max_characters=64)))
-        except (DocumentError, ValueError):
+            key_bytes = bytearray(answer.base64("plaintext", max_bytes=_MAX_KEY_BYTES))
+        except DocumentError:
             key_bytes = bytearray()
         return take_data_key(key_bytes, self._server.refusal("the server's answer holds no 256-bit key"))
 
 
-class VaultSigner(WithPublicKey):
-    """One version of a signing key.
-
-    Args:
-        server: the connection.
-        version: of the key.
-        public_key: of that version.
-    """
-
-    __slots__ = ("_server", "_version")
-
-    def __init__(self, server: _VaultServer, version: int, public_key: PublicKey) -> None:
-        """Keep them."""
-        super().__init__(public_key)
-        self._server = server
-        self._version = version
-
-    def sign(self, message: bytes) -> bytes:
-        """Return a signature of `message`; one request."""
-        members = {"key_version": self._version, **_input(self._public_key.algorithm, message)}
-        answer = self._server.ask("sign", members)
-        try:
-            match = _VERSIONED.fullmatch(answer.text("signature", max_characters=_MAX_SIGNATURE_CHARACTERS))
-            if match is None or int(match["version"]) != self._version:
-                raise ValueError("another version")
-            return decode_base64(match["value"])
-        except (DocumentError, ValueError):
-            raise self._server.refusal("the server's answer holds no signature") from None
+def _sign(server: _VaultServer, version: int, algorithm: SignatureAlgorithm, message: bytes) -> bytes:
+    """Return a signature of `message` by one version of a key; one request."""
+    answer = server.ask("sign", {"key_version": version, **_input(algorithm, message)})
+    try:
+        match = _VERSIONED.fullmatch(answer.text("signature", max_characters=_MAX_SIGNATURE_CHARACTERS))
+        if match is None or int(match["version"]) != version:
+            raise ValueError("another version")
+        return decode_base64(match["value"])
+    except (DocumentError, ValueError):
+        raise server.refusal("the server's answer holds no signature") from None
 
 
 class VaultService:
@@ -335,7 +313,7 @@ class VaultService:
             )
         return VaultMasterKey(server, is_derived=is_derived)
 
-    def open_signer(self, reference: KeyReference, credentials: Credentials) -> VaultSigner:
+    def open_signer(self, reference: KeyReference, credentials: Credentials) -> ServiceSigner:
         """Ask the server for the public key of the newest version; one request.
 
         Raises:
@@ -355,9 +333,10 @@ class VaultService:
                     hint=f"make one of type ecdsa-p256: vault write {server.place.path('keys')} type=ecdsa-p256",
                 )
             version = answer.integer("latest_version")
-            return VaultSigner(server, version, _public_key(answer, version, key_type))
+            public_key = _public_key(answer, version, key_type)
         except (DocumentError, ValueError) as error:
             raise server.refusal(f"the server's answer holds no public key: {error}") from None
+        return ServiceSigner(public_key, partial(_sign, server, version, public_key.algorithm))
 
     def _server(self, reference: KeyReference, credentials: Credentials) -> _VaultServer:
         return _VaultServer(locate_vault_key(reference, credentials.environ), credentials.environ, self._patience)
@@ -372,7 +351,7 @@ class _VaultServer(Caller):
     __slots__ = ("_headers", "_server_name", "_tls", "place")
 
     def __init__(self, place: VaultPlace, environ: Mapping[str, str], patience: Patience) -> None:
-        super().__init__(place.text, _RULES, patience=patience, describe=_describe)
+        super().__init__(place.text, "the server", _RULES, patience=patience, describe=_describe)
         self.place = place
         self._headers = {"X-Vault-Request": "true", "X-Vault-Token": _token(environ)}
         if place.namespace:

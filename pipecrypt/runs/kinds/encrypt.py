@@ -20,8 +20,8 @@ from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
 from pipecrypt.runs.task import BeforePublishing, Kind, OnBytes, SourceShape, Task, chosen_columns, write_one_file
+from pipecrypt.store.location import PARQUET_SUFFIXES
 from pipecrypt.store.open import open_range_source
-from pipecrypt.store.patterns import PARQUET_SUFFIXES
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource

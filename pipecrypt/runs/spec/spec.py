@@ -16,8 +16,7 @@ from pipecrypt.keys.service import check_key_reference
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.runs.spec.options import ExecutorKind, Reading, RunOptions
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.store.location import Location
-from pipecrypt.store.patterns import EVERY_FILE, Pattern, all_ending
+from pipecrypt.store.location import EVERY_FILE, Location, Pattern, all_ending
 
 __all__ = [
     "DecryptSpec",

@@ -18,7 +18,7 @@ from pipecrypt.keys.grants import Grant, Grants, encode_grants
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
 from pipecrypt.keys.session import KeySession
 from pipecrypt.store.location import Location
-from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService
+from pipecrypt.testing import MemoryCall, MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.documents import encode_base64
 from pipecrypt.vocabulary.secret import DataKey

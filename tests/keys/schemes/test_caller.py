@@ -54,7 +54,7 @@ def _patience(time: FakeTime, chance: float = 1.0) -> Patience:
 
 
 def _caller(time: FakeTime, **options: object) -> Caller:
-    return Caller("memory://pii", RULES, patience=_patience(time), describe=_describe, **options)  # type: ignore[arg-type]
+    return Caller("memory://pii", "the memory", RULES, patience=_patience(time), describe=_describe, **options)  # type: ignore[arg-type]
 
 
 def _describe(error: Exception) -> Failure:

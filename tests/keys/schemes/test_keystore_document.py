@@ -8,14 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecrypt.crypto.kdf import Argon2Parameters, ScryptParameters
+from pipecrypt.crypto.kdf import Argon2Parameters, KDFParameters, ScryptParameters
 from pipecrypt.errors import KeystoreError
 from pipecrypt.keys.schemes.keystore_document import (
-    KeyFileProtection,
     KeystoreDocument,
     KeyType,
-    PassphraseProtection,
-    Protection,
     StoredKey,
     encode_keystore,
     is_key_name,
@@ -37,30 +34,28 @@ def _key(number: int, name: str, version: int = 1, key_type: KeyType = KeyType.A
     )
 
 
-def _keystore(protection: Protection) -> KeystoreDocument:
+def _keystore(kdf: KDFParameters | None) -> KeystoreDocument:
     keys = (
         _key(1, "pii"),
         _key(2, "pii", 2),
         replace(_key(3, "sign", 1, KeyType.MLDSA65), retired="2026-11-25T12:00:00Z"),
     )
-    return KeystoreDocument(
-        id=UUIDS[0], protection=protection, verifier=b"verifier", keys=keys, counter=7, seal=b"seal"
-    )
+    return KeystoreDocument(id=UUIDS[0], kdf=kdf, verifier=b"verifier", keys=keys, counter=7, seal=b"seal")
 
 
-DOCUMENT = _keystore(PassphraseProtection(Argon2Parameters(salt=bytes(16))))
+DOCUMENT = _keystore(Argon2Parameters(salt=bytes(16)))
 
 
 @pytest.mark.parametrize(
-    "protection",
+    "kdf",
     [
-        KeyFileProtection(),
-        PassphraseProtection(Argon2Parameters(salt=bytes(16), lanes=2)),
-        PassphraseProtection(ScryptParameters(salt=bytes(32), cost=2**15)),
+        None,
+        Argon2Parameters(salt=bytes(16), lanes=2),
+        ScryptParameters(salt=bytes(32), cost=2**15),
     ],
 )
-def test_round_trip(protection: Protection) -> None:
-    document = _keystore(protection)
+def test_round_trip(kdf: KDFParameters | None) -> None:
+    document = _keystore(kdf)
     assert parse_keystore(encode_keystore(document), "x") == document
     keys = tuple(replace(key, retired=None) for key in document.keys)
     old = replace(document, keys=keys, counter=0, seal=b"", is_sealed=False)
@@ -69,7 +64,7 @@ def test_round_trip(protection: Protection) -> None:
 
 def test_versions_are_sorted() -> None:
     keys = (_key(1, "pii", 3), _key(2, "ops"), _key(3, "pii", 1))
-    document = KeystoreDocument(id=UUIDS[0], protection=KeyFileProtection(), verifier=b"", keys=keys)
+    document = KeystoreDocument(id=UUIDS[0], kdf=None, verifier=b"", keys=keys)
     assert [key.version for key in document.versions("pii")] == [1, 3]
     assert document.versions("none") == ()
 

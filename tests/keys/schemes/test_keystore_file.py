@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pipecrypt.crypto.kdf import Argon2Parameters
-from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, new_signing_seed, public_pem
+from pipecrypt.crypto.signature import PublicKey, SignatureAlgorithm, public_pem
 from pipecrypt.errors import DamagedKeystoreError, KeystoreError, PassphraseError, UsageError
 from pipecrypt.keys import keystores
 from pipecrypt.keys.credentials import Credentials
@@ -25,6 +25,7 @@ from pipecrypt.keys.schemes import keystore_file
 from pipecrypt.keys.schemes.keystore_document import KeystoreDocument
 from pipecrypt.keys.signers import export_public_half
 from pipecrypt.keys.trust import MAX_TRUSTED_KEYS, TrustedKeys
+from pipecrypt.vocabulary.secret import DataKey
 
 CHEAP = Argon2Parameters(salt=bytes(range(16)), memory_kib=8192, iterations=1, lanes=1)
 KILLED = """
@@ -72,7 +73,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_change(environ: dict[str, 
 
 def _pem(kind: str) -> str:
     if kind == "mldsa65":
-        with new_signing_seed(SignatureAlgorithm.MLDSA65) as seed:
+        with DataKey(os.urandom(32)) as seed:
             return public_pem(SignatureAlgorithm.MLDSA65, seed)
     if kind == "p384":
         public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey = ec.generate_private_key(ec.SECP384R1()).public_key()
@@ -121,7 +122,7 @@ def test_a_stranger_who_fills_a_keystore_costs_its_reader_little(environ: dict[s
     document = json.loads(path.read_bytes())
     entry = document["keys"][1]
     for number in range(2, MAX_TRUSTED_KEYS + 2):
-        seed = new_signing_seed(SignatureAlgorithm.ED25519)
+        seed = DataKey(os.urandom(32))
         public = public_pem(SignatureAlgorithm.ED25519, seed)
         identifier = f"{number:08x}-0000-4000-8000-000000000000"
         document["keys"].append({**entry, "version": number, "id": identifier, "public_key": public})

@@ -313,7 +313,7 @@ def test_signing_keys(keys: Tokens, kind: str) -> None:
     with pytest.raises(IntegrityError):
         public_key.verify(b"another", signature.value)
     assert signature.key_id == public_key.key_id == signer.key_id
-    assert repr(signer) == f"<TokenSigner {signer.key_id}>"
+    assert repr(signer) == f"<ServiceSigner {signer.key_id}>"
     signer.wipe()  # type: ignore[attr-defined]
     assert export_public_half(reference, keys.credentials).public_key == public_key.pem
 
