@@ -1,4 +1,4 @@
-"""The numbers of tools.size are true, on a package that is written here; the mutations of tools.mutations fit the code."""
+"""The numbers of tools.size are true, on a package written here; the mutations of tools.mutations fit the code."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ MUTATIONS = (
         "keystore",
         "a keystore is not older than it was when it was seen last",
         "pipecrypt/keys/schemes/keystore_file.py",
-        "if document.counter < seen.counter:",
+        "if document.counter < counter:",
         "if False:",
         ("tests/keys/schemes/test_keystore_seal.py",),
     ),
