@@ -80,7 +80,6 @@ _REACHES_FILES = {
     "cli/report.py": "writes a page where the user says",
     "cli/run.py": "writes a first configuration where the user says",
     "keys/schemes/keystore_file.py": "a keystore that the user names, held by its directory",
-    "keys/keystores.py": "likewise, through keystore_file.py",
     "vocabulary/state.py": "the state directory of this user",
     "keys/credentials.py": "reads what the user's environment names, and key files that the user names",
     "keys/schemes/pkcs11.py": "reads a library that the user names",

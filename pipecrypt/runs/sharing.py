@@ -239,7 +239,7 @@ def revoke(
         master_key_ids=ids,
         removed=removed,
         left=left,
-        is_in_files=_is_promised(place, ids),
+        is_in_files=None if place.manifest is None else not place.manifest.policy.master_key_ids.isdisjoint(ids),
     )
 
 
@@ -307,7 +307,3 @@ def _ids_of(key: str, credentials: Credentials) -> tuple[str, ...]:
         return tuple(keyring.master_key_ids())
     finally:
         keyring.wipe()
-
-
-def _is_promised(place: FoundPlace, ids: tuple[str, ...]) -> bool | None:
-    return None if place.manifest is None else not place.manifest.policy.master_key_ids.isdisjoint(ids)

@@ -437,7 +437,7 @@ def test_hostile_entries_end_in_our_errors(data: st.DataObject) -> None:
     written = SegmentDigests(SHA256)
     written.expect(segments)
     for segment in segments:
-        written.put_data(segment.place, b"%d" % segment.column)
+        written.put(segment.place, f"{segment.column:02}" * 32)
     written.lengthen(0, 2, 10)
     entry = bytearray(written.encode())
     for _ in range(data.draw(st.integers(1, 4))):

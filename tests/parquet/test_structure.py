@@ -189,7 +189,7 @@ def test_an_encrypted_footer_fills_its_place() -> None:
 
 def test_more_chunks_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encrypt(small_file(), only("email"), RandomKeys())
-    monkeypatch.setattr("pipecrypt.parquet.footer.row_groups.MAX_CHUNKS", 5)
+    monkeypatch.setattr("pipecrypt.parquet.footer.row_groups._MAX_CHUNKS", 5)
     with pytest.raises(LimitError):
         check(data)
 

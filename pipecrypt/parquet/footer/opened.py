@@ -200,11 +200,16 @@ class OpenedFile:
             return self.row_groups.chunks(index)
         chunks = self.row_groups.chunks(index)
         for chunk in chunks:
-            if chunk.is_sealed:
-                self._sealed_columns.add(chunk.column)
-                self._open_or_lock(chunk)
-            else:
+            if not chunk.is_sealed:
                 self._clear_columns.add(chunk.column)
+                continue
+            self._sealed_columns.add(chunk.column)
+            try:
+                self._open_metadata(chunk)
+            except KeyNotFoundError as error:
+                if not self._allow_missing_keys:
+                    raise
+                self.locked[chunk.ordinals] = error
         return chunks
 
     def each_chunk(self) -> Iterator[Chunk]:
@@ -268,14 +273,6 @@ class OpenedFile:
     def cipher(self, chunk: Chunk) -> MessageCipher:
         """Return the cipher of an encrypted chunk."""
         return MessageCipher(self.key_of(chunk))
-
-    def _open_or_lock(self, chunk: Chunk) -> None:
-        try:
-            self._open_metadata(chunk)
-        except KeyNotFoundError as error:
-            if not self._allow_missing_keys:
-                raise
-            self.locked[chunk.ordinals] = error
 
     def _open_metadata(self, chunk: Chunk) -> None:
         sealed = chunk.entry.binary(ColumnChunk.ENCRYPTED_COLUMN_METADATA)

@@ -27,7 +27,6 @@ from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_in_place, enc
 from pipecrypt.parquet.wire.thrift_read import COST_FACTOR, Allowance, open_encoded
 
 __all__ = [
-    "MAX_CHUNKS",
     "Chunk",
     "PagePlace",
     "RowGroups",
@@ -44,7 +43,7 @@ _LEAST_OPEN: Final = 96 << 20
 _MOST_OPEN: Final = 384 << 20
 _CHUNK_COST: Final = 320  # a Chunk and what errors call it
 # Of all chunks of a file, a few numbers are kept while it is worked with: up to three parts of a chunk in plaintext.
-MAX_CHUNKS: Final = 1_000_000
+_MAX_CHUNKS: Final = 1_000_000
 _NUMBERS_COST: Final = 900
 _PLAIN: Final = 0
 _RLE: Final = 3
@@ -213,7 +212,7 @@ class RowGroups:
             LimitError: they would not, or are more than the footer's bytes explain.
         """
         count = len(self._structs) * len(self.leaves)
-        if count > MAX_CHUNKS or count * _NUMBERS_COST > max(_LEAST_OPEN, COST_FACTOR * self._encoded_bytes):
+        if count > _MAX_CHUNKS or count * _NUMBERS_COST > max(_LEAST_OPEN, COST_FACTOR * self._encoded_bytes):
             raise LimitError(f"footer of {self._name} has {count} column chunks, more than can be worked with")
 
     def struct(self, index: int) -> Struct:

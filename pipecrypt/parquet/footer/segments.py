@@ -6,7 +6,6 @@ the order of their offsets, without gaps, so that decrypting restores the order 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from itertools import chain, islice
@@ -33,7 +32,6 @@ __all__ = [
     "check_opened_structure",
     "check_structure",
     "chunk_parts",
-    "last_changes",
     "order_segments",
     "read_windows",
 ]
@@ -94,11 +92,6 @@ class Segment(NamedTuple):
     def is_offset_index(self) -> bool:
         """Whether it is an offset index."""
         return self.kind == _OFFSET_INDEX
-
-
-def last_changes(segments: Iterable[Segment]) -> Counter[int]:
-    """Return for each row group how many segments change the metadata of its chunks; indexes change only entries."""
-    return Counter(segment.row_group for segment in segments if not segment.is_index)
 
 
 _PAGES: Final = int(SegmentKind.PAGES)  # a look-up in an enumeration's class is a slow one

@@ -78,10 +78,6 @@ class SegmentDigests:
             self._digests[_range_of(self._places, place)] = bytes.fromhex(hex_digest)
             self._missing -= 1
 
-    def put_data(self, place: SegmentPlace, data: bytes | memoryview) -> None:
-        """Keep the digest of a small part."""
-        self.put(place, digest(data, self.algorithm))
-
     def lengthen(self, row_group: int, column: int, pages_bytes: int) -> None:
         """Note that the pages of a chunk take more bytes than its metadata declares."""
         self._longer.append((row_group, column, pages_bytes))

@@ -105,10 +105,6 @@ class ChunkMove(NamedTuple):
         """By how many bytes all pages grew."""
         return self.bounds.new[-1] - self.bounds.old[-1]
 
-    def first_data_page(self) -> int:
-        """Return the new offset of a sealed or opened chunk's first data page, or the chunk's end if it has none."""
-        return self.new_start + self.bounds.new[1 if self.bounds.has_dictionary else 0]
-
 
 _PAGE_OFFSETS: Final = (
     ColumnMetaData.DATA_PAGE_OFFSET,
@@ -172,7 +168,7 @@ def _page_offset(field: int, old: int | None, move: ChunkMove) -> int | None:
     # parquet-cpp takes the presence of dictionary_page_offset as the sign that the first page's AAD is that of a
     # dictionary page, so in an encrypted chunk both offsets must be true.
     if not move.is_copy and field == ColumnMetaData.DATA_PAGE_OFFSET:
-        return move.first_data_page()
+        return move.new_start + move.bounds.new[1 if move.bounds.has_dictionary else 0]  # the end, if it has none
     if not move.is_copy and field == ColumnMetaData.DICTIONARY_PAGE_OFFSET:
         return move.new_start if move.bounds.has_dictionary else None
     if old is not None and old > 0 and move.moved(old) is None:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
-from pipecrypt.crypto.digest import Digester
+from pipecrypt.crypto.digest import Digester, digest
 from pipecrypt.errors import FormatError, PipecryptError
 from pipecrypt.parquet.carry.writing import Body, ignore_bytes
 from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
@@ -384,7 +384,7 @@ class _Encryption(TableWalk):
             cipher = MessageCipher(made) if made else self._keys.cipher(self._row_groups.chunks(place[0])[place[1]])
             return seal_module(cipher, data, self._aad.module(index_module(segment), *place))
         if self._digests is not None:
-            self._digests.put_data(segment.place, data)
+            self._digests.put(segment.place, digest(data, self._digests.algorithm))
         return data
 
     def _finish(self, row_group: int, moves: list[ChunkMove]) -> None:

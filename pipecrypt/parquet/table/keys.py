@@ -20,12 +20,9 @@ from pipecrypt.parquet.wire.thrift import Raw, Struct, WireType, encode_struct
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
 
-__all__ = [
-    "KeyPlace",
-    "WritingKeys",
-]
+__all__ = ["WritingKeys"]
 
-KeyPlace = tuple[int, int | None]  # column, and the row group where each has a key of its own
+_KeyPlace = tuple[int, int | None]  # column, and the row group where each has a key of its own
 _KeyAndMetadata = tuple[DataKey, bytes]
 
 
@@ -49,7 +46,7 @@ class WritingKeys:
         self._leaves: Sequence[LeafColumn] = ()
         self._chosen: Sequence[str | None] = ()
         self._footer: _KeyAndMetadata | None = None
-        self._columns: dict[KeyPlace, _KeyAndMetadata] = {}
+        self._columns: dict[_KeyPlace, _KeyAndMetadata] = {}
         self._page_bytes: Counter[int] = Counter()  # by column
         self.made = 0
 
@@ -89,7 +86,7 @@ class WritingKeys:
         ordered = sorted(counts.items(), key=lambda item: item[0] is None)
         return tuple(KeyBytes(reference, page_bytes) for reference, page_bytes in ordered)
 
-    def place(self, row_group: int, column: int) -> KeyPlace | None:
+    def place(self, row_group: int, column: int) -> _KeyPlace | None:
         """Return what tells one data key from another: None is the footer's."""
         if self._policy.uniform:
             return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
+from collections import Counter
 
 from pipecrypt.parquet.carry.writing import Body
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
-from pipecrypt.parquet.footer.segments import INDEX_FIELDS, Segment, SegmentKind, Segments, last_changes, read_windows
+from pipecrypt.parquet.footer.segments import INDEX_FIELDS, Segment, SegmentKind, Segments, read_windows
 from pipecrypt.parquet.pages.moves import BLOOM_FILTER_HEADER_BYTES, ChunkMove, bloom_filter_bytes, move_offset_index
 from pipecrypt.parquet.pages.sealing import PageBounds
 from pipecrypt.parquet.wire.fields import ColumnMetaData
@@ -45,7 +46,8 @@ class TableWalk(ABC):
 
     def run(self, segments: Segments) -> None:
         """Carry all segments."""
-        due = last_changes(segments)
+        # How many segments still change the metadata of a row group's chunks; indexes change only entries.
+        due = Counter(segment.row_group for segment in segments if not segment.is_index)
         for index in self._row_groups.ordinals:
             if not due[index]:
                 self._close(index)
@@ -136,17 +138,13 @@ class TableWalk(ABC):
         return bloom_filter_bytes(start, segment.room_bytes, chunk)[1]
 
     def _carry_index(self, segment: Segment) -> None:
-        place, is_offsets, length = (
-            (segment.row_group, segment.column),
-            segment.is_offset_index,
-            segment.declared_bytes or 0,
-        )
+        place, length = (segment.row_group, segment.column), segment.declared_bytes or 0
         data = self._read_index(segment, bytes(self._body.read(segment.start, length)))
         move = self._moves.get(place)
-        if is_offsets and move is not None and not (move.is_copy and move.old_start == move.new_start):
+        if segment.is_offset_index and move is not None and not (move.is_copy and move.old_start == move.new_start):
             data = move_offset_index(data, move, lambda: self._row_groups.what(*place))
         data = self._index_to_write(segment, data)
-        if is_offsets and not self._row_groups.is_open(segment.row_group):
+        if segment.is_offset_index and not self._row_groups.is_open(segment.row_group):
             self._moves.pop(place, None)  # nothing asks again
         numbers = self._indexes.setdefault(segment.row_group, array("q"))
         numbers.extend((segment.kind, segment.column, self._body.position, len(data)))

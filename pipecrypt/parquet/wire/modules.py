@@ -73,17 +73,6 @@ _NOTES_TYPE: Final = b"\x7f"
 _TYPE_BYTES: Final = tuple(bytes((module_type,)) for module_type in ModuleType)
 
 
-_PAGE_TYPES: Final = tuple(
-    _TYPE_BYTES[module_type]
-    for module_type in (
-        ModuleType.DICTIONARY_PAGE_HEADER,
-        ModuleType.DICTIONARY_PAGE,
-        ModuleType.DATA_PAGE_HEADER,
-        ModuleType.DATA_PAGE,
-    )
-)
-
-
 class PageAADs(NamedTuple):
     """The AADs of one column chunk's pages; of data pages and their headers, what comes before the page's ordinal."""
 
@@ -127,8 +116,12 @@ class FileAAD:
 
     def pages(self, row_group: int, column: int) -> PageAADs:
         """Return the AADs of a chunk's pages."""
-        ordinals = row_group.to_bytes(2, "little", signed=True) + column.to_bytes(2, "little", signed=True)
-        return PageAADs(*(self._start + module_type + ordinals for module_type in _PAGE_TYPES))
+        return PageAADs(
+            self.module(ModuleType.DICTIONARY_PAGE_HEADER, row_group, column),
+            self.module(ModuleType.DICTIONARY_PAGE, row_group, column),
+            self.module(ModuleType.DATA_PAGE_HEADER, row_group, column),
+            self.module(ModuleType.DATA_PAGE, row_group, column),
+        )
 
 
 # Writes a module's length field and nonce: (buffer, place, length that follows the field, nonce).
