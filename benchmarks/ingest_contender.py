@@ -75,7 +75,7 @@ def _row_groups(source: Path, target: Path, codec: str) -> Callable[[], object]:
         with source.open("rb", buffering=0) as file, target.open("wb") as out:
             stream = open_batches(file, source.name, SourceFormat.CSV)
             for group in encode_row_groups(stream, EncodeOptions(compression=Codec(codec))):
-                out.write(group.data)
+                out.write(group)
 
     return run
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.envelope import encode_envelope, verify_envelope
-from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder, FileListSummary
+from pipecrypt.dataset.statement.file_list import FileEntry, FileListSummary, encode_file_list
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement
 from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.parquet.policy import FooterMode
@@ -52,10 +52,10 @@ def _columns(count: int) -> Iterator[dict[str, object]]:
 
 
 def write_lines(count: int, place: Path) -> None:
-    encoder = FileListEncoder(DIGESTS)
+    blocks, summary = encode_file_list(_entries(count), DIGESTS)
     with (place / "files.jsonl").open("wb") as file:
-        file.writelines(encoder.encode(_entries(count)))
-    (place / "manifest.json").write_bytes(_envelope(encoder.summary()))
+        file.writelines(blocks)
+    (place / "manifest.json").write_bytes(_envelope(summary))
 
 
 def verify_lines(count: int, place: Path) -> None:

@@ -18,55 +18,46 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipecrypt import errors as errors
-    from pipecrypt.config.run import plan as plan
+    from pipecrypt import errors
+    from pipecrypt.config.run import plan
     from pipecrypt.config.run import run_config as run
-    from pipecrypt.crypto.digest import DigestAlgorithm as DigestAlgorithm
+    from pipecrypt.crypto.digest import DigestAlgorithm
     from pipecrypt.dataset.sign.records import SignedStatement
     from pipecrypt.dataset.signed_file import Origin
     from pipecrypt.dataset.statement.findings import Finding, FindingKind
-    from pipecrypt.dataset.trust import Trust as Trust
+    from pipecrypt.dataset.trust import Trust
     from pipecrypt.dataset.verify.report import PolicySummary, Unchecked, VerifyReport
-    from pipecrypt.errors import UncheckedWarning as UncheckedWarning
-    from pipecrypt.keys.credentials import Credentials as Credentials
-    from pipecrypt.parquet.report import KeyBytes as KeyBytes
-    from pipecrypt.reading.dataset import EncryptedDataset as EncryptedDataset
+    from pipecrypt.errors import UncheckedWarning
+    from pipecrypt.keys.credentials import Credentials
+    from pipecrypt.parquet.report import KeyBytes
+    from pipecrypt.reading.dataset import EncryptedDataset
     from pipecrypt.reading.dataset import open_dataset as open
-    from pipecrypt.reading.filesystem import PipecryptFileSystem as PipecryptFileSystem
-    from pipecrypt.reading.in_flight import decrypt_bytes as decrypt_bytes
-    from pipecrypt.reading.in_flight import encrypt_bytes as encrypt_bytes
-    from pipecrypt.reading.pyarrow_keys import ExposedKeys as ExposedKeys
-    from pipecrypt.reading.pyarrow_keys import crypto_factory as crypto_factory
-    from pipecrypt.reading.pyarrow_keys import decryption_properties as decryption_properties
-    from pipecrypt.reading.pyarrow_keys import expose_data_keys as expose_data_keys
-    from pipecrypt.runs.deep_rotation import DeepSummary as DeepSummary
-    from pipecrypt.runs.files import decrypt as decrypt
-    from pipecrypt.runs.files import encrypt as encrypt
-    from pipecrypt.runs.journal.cleaning import CleanSummary as CleanSummary
-    from pipecrypt.runs.journal.cleaning import clean as clean
+    from pipecrypt.reading.filesystem import PipecryptFileSystem
+    from pipecrypt.reading.in_flight import decrypt_bytes, encrypt_bytes
+    from pipecrypt.reading.pyarrow_keys import ExposedKeys, crypto_factory, decryption_properties, expose_data_keys
+    from pipecrypt.runs.deep_rotation import DeepSummary
+    from pipecrypt.runs.files import decrypt, encrypt
+    from pipecrypt.runs.journal.cleaning import CleanSummary, clean
     from pipecrypt.runs.plan.preview import PlannedTask, PlanReport, SchemaDrift
-    from pipecrypt.runs.report.events import BytesDone as BytesDone
-    from pipecrypt.runs.report.events import Event as Event
-    from pipecrypt.runs.report.events import FileChecked as FileChecked
-    from pipecrypt.runs.report.events import FileDone as FileDone
-    from pipecrypt.runs.report.events import FileStarted as FileStarted
-    from pipecrypt.runs.report.events import Part as Part
-    from pipecrypt.runs.report.events import RunFinished as RunFinished
-    from pipecrypt.runs.report.events import RunStarted as RunStarted
-    from pipecrypt.runs.report.events import StageSeconds as StageSeconds
-    from pipecrypt.runs.report.events import Summary as Summary
-    from pipecrypt.runs.report.events import TaskRetried as TaskRetried
-    from pipecrypt.runs.sharing import GrantSummary as GrantSummary
-    from pipecrypt.runs.sharing import RevokeSummary as RevokeSummary
-    from pipecrypt.runs.sharing import grant as grant
-    from pipecrypt.runs.sharing import revoke as revoke
-    from pipecrypt.runs.sharing import rotate as rotate
-    from pipecrypt.runs.spec.options import Reading as Reading
-    from pipecrypt.runs.spec.policy import Policy as Policy
-    from pipecrypt.runs.verifying import verify as verify
-    from pipecrypt.runs.workers.remote import TaskCall as TaskCall
-    from pipecrypt.runs.writer import ParquetWriter as ParquetWriter
-    from pipecrypt.runs.writer import encrypt_batches as encrypt_batches
+    from pipecrypt.runs.report.events import (
+        BytesDone,
+        Event,
+        FileChecked,
+        FileDone,
+        FileStarted,
+        Part,
+        RunFinished,
+        RunStarted,
+        StageSeconds,
+        Summary,
+        TaskRetried,
+    )
+    from pipecrypt.runs.sharing import GrantSummary, RevokeSummary, grant, revoke, rotate
+    from pipecrypt.runs.spec.options import Reading
+    from pipecrypt.runs.spec.policy import Policy
+    from pipecrypt.runs.verifying import verify
+    from pipecrypt.runs.workers.remote import TaskCall
+    from pipecrypt.runs.writer import ParquetWriter, encrypt_batches
 
 __all__ = [
     "BytesDone",
@@ -128,62 +119,49 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Where each name is at home: a module, and the name there.
-_HOMES = {
-    "BytesDone": "pipecrypt.runs.report.events:BytesDone",
-    "CleanSummary": "pipecrypt.runs.journal.cleaning:CleanSummary",
-    "Credentials": "pipecrypt.keys.credentials:Credentials",
-    "DeepSummary": "pipecrypt.runs.deep_rotation:DeepSummary",
-    "DigestAlgorithm": "pipecrypt.crypto.digest:DigestAlgorithm",
-    "EncryptedDataset": "pipecrypt.reading.dataset:EncryptedDataset",
-    "Event": "pipecrypt.runs.report.events:Event",
-    "ExposedKeys": "pipecrypt.reading.pyarrow_keys:ExposedKeys",
-    "FileChecked": "pipecrypt.runs.report.events:FileChecked",
-    "FileDone": "pipecrypt.runs.report.events:FileDone",
-    "FileStarted": "pipecrypt.runs.report.events:FileStarted",
-    "Finding": "pipecrypt.dataset.statement.findings:Finding",
-    "FindingKind": "pipecrypt.dataset.statement.findings:FindingKind",
-    "GrantSummary": "pipecrypt.runs.sharing:GrantSummary",
-    "KeyBytes": "pipecrypt.parquet.report:KeyBytes",
-    "Origin": "pipecrypt.dataset.signed_file:Origin",
-    "ParquetWriter": "pipecrypt.runs.writer:ParquetWriter",
-    "Part": "pipecrypt.runs.report.events:Part",
-    "PipecryptFileSystem": "pipecrypt.reading.filesystem:PipecryptFileSystem",
-    "PlanReport": "pipecrypt.runs.plan.preview:PlanReport",
-    "PlannedTask": "pipecrypt.runs.plan.preview:PlannedTask",
-    "Policy": "pipecrypt.runs.spec.policy:Policy",
-    "PolicySummary": "pipecrypt.dataset.verify.report:PolicySummary",
-    "Reading": "pipecrypt.runs.spec.options:Reading",
-    "RevokeSummary": "pipecrypt.runs.sharing:RevokeSummary",
-    "RunFinished": "pipecrypt.runs.report.events:RunFinished",
-    "RunStarted": "pipecrypt.runs.report.events:RunStarted",
-    "SchemaDrift": "pipecrypt.runs.plan.preview:SchemaDrift",
-    "SignedStatement": "pipecrypt.dataset.sign.records:SignedStatement",
-    "StageSeconds": "pipecrypt.runs.report.events:StageSeconds",
-    "Summary": "pipecrypt.runs.report.events:Summary",
-    "TaskCall": "pipecrypt.runs.workers.remote:TaskCall",
-    "TaskRetried": "pipecrypt.runs.report.events:TaskRetried",
-    "Unchecked": "pipecrypt.dataset.verify.report:Unchecked",
-    "Trust": "pipecrypt.dataset.trust:Trust",
-    "UncheckedWarning": "pipecrypt.errors:UncheckedWarning",
-    "VerifyReport": "pipecrypt.dataset.verify.report:VerifyReport",
-    "clean": "pipecrypt.runs.journal.cleaning:clean",
-    "crypto_factory": "pipecrypt.reading.pyarrow_keys:crypto_factory",
-    "decrypt": "pipecrypt.runs.files:decrypt",
-    "decrypt_bytes": "pipecrypt.reading.in_flight:decrypt_bytes",
-    "decryption_properties": "pipecrypt.reading.pyarrow_keys:decryption_properties",
-    "encrypt": "pipecrypt.runs.files:encrypt",
-    "encrypt_batches": "pipecrypt.runs.writer:encrypt_batches",
-    "encrypt_bytes": "pipecrypt.reading.in_flight:encrypt_bytes",
-    "errors": "pipecrypt.errors",
-    "expose_data_keys": "pipecrypt.reading.pyarrow_keys:expose_data_keys",
-    "grant": "pipecrypt.runs.sharing:grant",
-    "open": "pipecrypt.reading.dataset:open_dataset",
-    "plan": "pipecrypt.config.run:plan",
-    "revoke": "pipecrypt.runs.sharing:revoke",
-    "rotate": "pipecrypt.runs.sharing:rotate",
-    "run": "pipecrypt.config.run:run_config",
-    "verify": "pipecrypt.runs.verifying:verify",
+# The modules where public names are at home. Two are called otherwise there.
+_MODULES = {
+    "pipecrypt.config.run": ("plan", "run"),
+    "pipecrypt.crypto.digest": ("DigestAlgorithm",),
+    "pipecrypt.dataset.sign.records": ("SignedStatement",),
+    "pipecrypt.dataset.signed_file": ("Origin",),
+    "pipecrypt.dataset.statement.findings": ("Finding", "FindingKind"),
+    "pipecrypt.dataset.trust": ("Trust",),
+    "pipecrypt.dataset.verify.report": ("PolicySummary", "Unchecked", "VerifyReport"),
+    "pipecrypt.errors": ("UncheckedWarning",),
+    "pipecrypt.keys.credentials": ("Credentials",),
+    "pipecrypt.parquet.report": ("KeyBytes",),
+    "pipecrypt.reading.dataset": ("EncryptedDataset", "open"),
+    "pipecrypt.reading.filesystem": ("PipecryptFileSystem",),
+    "pipecrypt.reading.in_flight": ("decrypt_bytes", "encrypt_bytes"),
+    "pipecrypt.reading.pyarrow_keys": ("ExposedKeys", "crypto_factory", "decryption_properties", "expose_data_keys"),
+    "pipecrypt.runs.deep_rotation": ("DeepSummary",),
+    "pipecrypt.runs.files": ("decrypt", "encrypt"),
+    "pipecrypt.runs.journal.cleaning": ("CleanSummary", "clean"),
+    "pipecrypt.runs.plan.preview": ("PlanReport", "PlannedTask", "SchemaDrift"),
+    "pipecrypt.runs.report.events": (
+        "BytesDone",
+        "Event",
+        "FileChecked",
+        "FileDone",
+        "FileStarted",
+        "Part",
+        "RunFinished",
+        "RunStarted",
+        "StageSeconds",
+        "Summary",
+        "TaskRetried",
+    ),
+    "pipecrypt.runs.sharing": ("GrantSummary", "RevokeSummary", "grant", "revoke", "rotate"),
+    "pipecrypt.runs.spec.options": ("Reading",),
+    "pipecrypt.runs.spec.policy": ("Policy",),
+    "pipecrypt.runs.verifying": ("verify",),
+    "pipecrypt.runs.workers.remote": ("TaskCall",),
+    "pipecrypt.runs.writer": ("ParquetWriter", "encrypt_batches"),
+}
+_RENAMED = {"open": "open_dataset", "run": "run_config"}
+_HOMES = {name: f"{module}:{_RENAMED.get(name, name)}" for module, names in _MODULES.items() for name in names} | {
+    "errors": "pipecrypt.errors"
 }
 
 

@@ -93,8 +93,6 @@ class ContentError(PipecryptError):
 class FormatError(ContentError):
     """The input is not a Parquet file, or is truncated or malformed."""
 
-    default_hint = "check that the file was copied whole and that its writer finished"
-
 
 class BadRowError(FormatError):
     """A row of a text file does not fit; the message names file, line and column."""

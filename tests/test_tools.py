@@ -1,4 +1,4 @@
-"""The numbers of tools.size are true, on a package that is written here."""
+"""The numbers of tools.size are true, on a package written here; the mutations of tools.mutations fit the code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import mutations
+from tools.mutations import MUTATIONS, Mutation, mutate
 from tools.size import kinds_of, main, measure_package
 
 _FILES = {
@@ -80,3 +82,34 @@ def test_the_way_of_a_run_is_measured(package: Path, capsys: pytest.CaptureFixtu
 def test_a_directory_without_code_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no Python file"):
         main([str(tmp_path)])
+
+
+# ---- mutations ----
+
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda each: each.name)
+def test_a_mutation_fits_the_code(mutation: Mutation) -> None:
+    assert (_ROOT / mutation.path).read_text(encoding="utf-8").count(mutation.old) == 1
+    assert mutation.new != mutation.old
+    assert all((_ROOT / each).exists() for each in mutation.tests)
+
+
+def test_a_check_is_switched_off_in_the_copy(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("if wrong:\n    raise ValueError\n")
+    mutation = Mutation("wrong", "it is right", "code.py", "if wrong:", "if False:", ("tests",))
+    assert mutate(mutation, tmp_path) == "if wrong:\n    raise ValueError\n"
+    assert (tmp_path / "code.py").read_text() == "if False:\n    raise ValueError\n"
+    with pytest.raises(RuntimeError, match="0 times"):
+        mutate(mutation, tmp_path)
+
+
+def test_mutations_are_listed_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    mutations.main(["--list"])
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(MUTATIONS) + 2
+    assert len({each.name for each in MUTATIONS}) == len(MUTATIONS) >= 10
+    with pytest.raises(SystemExit, match="nothing-of-the-kind"):
+        mutations.main(["nothing-of-the-kind"])

@@ -19,13 +19,13 @@ from pipecrypt.cli.options import (
     Verify,
     credentials,
     join_names,
-    parse_aad_prefix,
     split_names,
 )
 from pipecrypt.cli.render import (
     OUTPUT,
     aligned,
     clipped,
+    fact_lines,
     json_text,
     json_value,
     note,
@@ -81,6 +81,7 @@ def cat(
     from pipecrypt.dataset.requirements import checks_of
     from pipecrypt.reading.rows import read_rows
     from pipecrypt.store.location import Location
+    from pipecrypt.vocabulary.context import parse_aad_prefix
 
     opens = credentials()
     given = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
@@ -89,7 +90,7 @@ def cat(
         keys=tuple(key or ()),
         columns=split_names(columns) if columns else None,
         limit=limit,
-        aad_prefix=parse_aad_prefix(aad_prefix),
+        aad_prefix=None if aad_prefix is None else parse_aad_prefix(aad_prefix),
         checks=checks_of(given, os.environ, opens),
         credentials=opens,
     ) as rows:
@@ -99,7 +100,7 @@ def cat(
         chosen = RowFormat.JSON if OUTPUT.as_json else row_format
         # A table is for people; what a program reads is not escaped for a locale.
         out = write_data if chosen is RowFormat.CSV else write
-        for text in format_rows(rows.column_names, rows.value_batches(), chosen):
+        for text in format_rows(rows.column_names, rows.batches(), chosen):
             out(text)
 
 
@@ -200,8 +201,24 @@ def _csv_field(text: str | None) -> str:
 def file_lines(summary: FileSummary) -> Iterator[str]:
     """Yield what a file shows without any key."""
     yield summary.name
-    facts = _file_facts(summary)
-    yield from aligned([(name, value) for name, value in facts.items() if value is not None], indent="  ")
+    footer_key, overhead = summary.footer_key, summary.overhead_bytes
+    plaintext_bytes = summary.size_bytes - (overhead or 0)
+    share = f" ({100 * (overhead or 0) / plaintext_bytes:.2f} %)" if plaintext_bytes > 0 else ""
+    facts = {
+        "size": f"{summary.size_bytes:,} bytes",
+        "encryption": summary.algorithm or "none",
+        "footer": summary.footer_mode,
+        "footer key": _key(footer_key) if footer_key else None,
+        "rows": _number(summary.rows),
+        "batches": _number(summary.batches),
+        "data keys": f"one per column and {summary.data_keys}" if summary.data_keys else None,
+        "overhead": None if overhead is None else f"{overhead:,} bytes{share}",
+        "dataset id": summary.dataset_id,
+        "bound path": summary.path,
+        "AAD prefix": summary.aad_prefix if summary.dataset_id is None else None,
+        "written by": summary.created_by,
+    }
+    yield from fact_lines(facts)
     if summary.columns:
         yield ""
         head = ("column", "type", "bytes", "encrypted under")
@@ -210,31 +227,6 @@ def file_lines(summary: FileSummary) -> Iterator[str]:
     yield ""
     readers = [(each.reader, each.verdict, each.reason) for each in summary.readers]
     yield from aligned([("reader", "opens", "why"), *readers], indent="  ")
-
-
-def _file_facts(summary: FileSummary) -> dict[str, str | None]:
-    return {
-        "size": f"{summary.size_bytes:,} bytes",
-        "encryption": summary.algorithm or "none",
-        "footer": summary.footer_mode,
-        "footer key": _key(summary.footer_key) if summary.footer_key else None,
-        "rows": _number(summary.rows),
-        "batches": _number(summary.batches),
-        "data keys": f"one per column and {summary.data_keys}" if summary.data_keys else None,
-        "overhead": _overhead(summary),
-        "dataset id": summary.dataset_id,
-        "bound path": summary.path,
-        "AAD prefix": summary.aad_prefix if summary.dataset_id is None else None,
-        "written by": summary.created_by,
-    }
-
-
-def _overhead(summary: FileSummary) -> str | None:
-    if summary.overhead_bytes is None:
-        return None
-    plaintext_bytes = summary.size_bytes - summary.overhead_bytes
-    share = f" ({100 * summary.overhead_bytes / plaintext_bytes:.2f} %)" if plaintext_bytes > 0 else ""
-    return f"{summary.overhead_bytes:,} bytes{share}"
 
 
 def _column_keys(column: ColumnSummary) -> str:

@@ -82,7 +82,10 @@ def main(arguments: Sequence[str] | None = None, *, mask: Iterable[int] | None =
     _warn_of_file_names()
     try:
         with _stopped_by_signals(mask):
-            code = _run_command(given or ["--help"])
+            arguments_or_help = given or ["--help"]
+            result: Any = typer.main.get_command(app).main(arguments_or_help, prog_name=_PROGRAM, standalone_mode=False)
+            if result == _INTERRUPTED:
+                raise KeyboardInterrupt
             flush()
     except BrokenPipeError:
         silence(sys.stdout)
@@ -97,7 +100,7 @@ def main(arguments: Sequence[str] | None = None, *, mask: Iterable[int] | None =
     except Exception as error:  # the last resort: one line, so that no traceback hides it
         _log_traceback()
         return _fail(PipecryptError(f"unexpected {type(error).__name__}: {error}"))
-    return code
+    return result if isinstance(result, int) else 0
 
 
 def _warn_of_file_names() -> None:
@@ -126,13 +129,6 @@ def _stopped_by_signals(mask: Iterable[int] | None) -> Iterator[None]:
 def _stop(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_IGN)  # once: the next one must not disturb the tidying up
     raise KeyboardInterrupt
-
-
-def _run_command(arguments: list[str]) -> int:
-    result: Any = typer.main.get_command(app).main(arguments, prog_name=_PROGRAM, standalone_mode=False)
-    if result == _INTERRUPTED:
-        raise KeyboardInterrupt
-    return result if isinstance(result, int) else 0
 
 
 def _fail(error: PipecryptError) -> int:

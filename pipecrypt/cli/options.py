@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from getpass import getpass
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -39,11 +39,9 @@ __all__ = [
     "credentials",
     "join_names",
     "output_options",
-    "parse_aad_prefix",
     "split_names",
 ]
 
-_HEX = "hex:"
 _NAME = re.compile(r'\s*"(?P<quoted>(?:[^"]|"")*)"\s*(?=,|\Z)|(?!\s*")(?P<plain>[^,]*)')
 
 
@@ -82,6 +80,25 @@ def _logs() -> LogSetup:
     return current_logs() or LogSetup(logging.WARNING, LogFormat.TEXT)
 
 
+def _say_how(
+    *,
+    json: Annotated[
+        bool, typer.Option("--json", callback=_take_json, help="Answer in JSON, progress and errors too.")
+    ] = False,
+    log_level: Annotated[
+        LogLevel | None,
+        typer.Option(
+            "--log-level", callback=_take_log_level, help="Log to standard error from this level on; default: warning."
+        ),
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option("--log-format", callback=_take_log_format, help="Of the log: lines of text, or of JSON."),
+    ] = None,
+) -> None:
+    """Have the options that every command has."""
+
+
 def output_options(function: Callable[..., _Result]) -> Callable[..., _Result]:
     """Let a command take `--json`, `--log-level` and `--log-format`, whose callbacks act."""
 
@@ -91,11 +108,7 @@ def output_options(function: Callable[..., _Result]) -> Callable[..., _Result]:
 
     # Evaluated once, with the names of the command's own module.
     signature = inspect.signature(function, eval_str=True)
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (default, annotation) in _OUTPUT_OPTIONS.items()
-    ]
-    parameters = [*signature.parameters.values(), *options]
+    parameters = [*signature.parameters.values(), *inspect.signature(_say_how, eval_str=True).parameters.values()]
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     return call
@@ -111,30 +124,6 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
     return register
 
 
-_OUTPUT_OPTIONS: Final[dict[str, tuple[object, object]]] = {
-    "json": (
-        False,
-        Annotated[bool, typer.Option("--json", callback=_take_json, help="Answer in JSON, progress and errors too.")],
-    ),
-    "log_level": (
-        None,
-        Annotated[
-            LogLevel | None,
-            typer.Option(
-                "--log-level",
-                callback=_take_log_level,
-                help="Log to standard error from this level on; default: warning.",
-            ),
-        ],
-    ),
-    "log_format": (
-        None,
-        Annotated[
-            LogFormat | None,
-            typer.Option("--log-format", callback=_take_log_format, help="Of the log: lines of text, or of JSON."),
-        ],
-    ),
-}
 KeyReferences = Annotated[
     list[str], typer.Option("--key", metavar="KEYREF", help="Key reference; may be given several times.")
 ]
@@ -164,21 +153,6 @@ def credentials() -> Credentials:
 
     can_ask = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
     return Credentials.from_environment(_prompt if can_ask else None)
-
-
-def parse_aad_prefix(text: str | None) -> bytes | None:
-    """Return the bytes of `--aad-prefix`.
-
-    Raises:
-        UsageError: `hex:` without hex digits behind it.
-    """
-    if text is None or not text.startswith(_HEX):
-        return None if text is None else text.encode(errors="surrogateescape")
-    try:
-        return bytes.fromhex(text.removeprefix(_HEX))
-    except ValueError:
-        hint = "write hex: and pairs of hex digits"
-        raise UsageError(f"--aad-prefix {text!r} is not hexadecimal", hint=hint) from None
 
 
 def split_names(values: list[str]) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ __all__ = [
     "clipped",
     "count",
     "event_text",
+    "fact_lines",
     "flush",
     "json_text",
     "json_value",
@@ -225,6 +226,11 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), indent:
         sized = enumerate(zip(row, widths, strict=True))
         padded = [_pad(cell, width, to_right=index in right) for index, (cell, width) in sized]
         yield (indent + _GAP.join(padded)).rstrip()
+
+
+def fact_lines(facts: Mapping[str, str | None]) -> Iterable[str]:
+    """Return facts as aligned lines, indented; what is None has no line."""
+    return aligned([(name, value) for name, value in facts.items() if value is not None], indent="  ")
 
 
 def clipped(text: str, most: int) -> str:

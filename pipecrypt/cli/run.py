@@ -12,7 +12,7 @@ from urllib.parse import quote
 import typer
 
 from pipecrypt.cli.options import AcceptFuture, NewKeystoreOption, command, credentials
-from pipecrypt.cli.render import aligned, count, show, write
+from pipecrypt.cli.render import aligned, count, fact_lines, show, write
 from pipecrypt.errors import ConflictError, StorageError, UsageError
 from pipecrypt.formats.options import DETECTABLE_DELIMITERS
 
@@ -188,7 +188,7 @@ def _plan_lines(report: PlanReport) -> Iterator[str]:
         "workers": f"{report.workers:,}",
         "key service calls": f"about {report.wrapping_calls:,}, and {report.signing_calls:,} or more to sign",
     }
-    yield from aligned(list(facts.items()), indent="  ")
+    yield from fact_lines(facts)
     for reference, columns in report.columns_by_key:
         yield f"  {count(columns, 'column')} {'in plaintext' if reference is None else 'under ' + reference}"
     if report.delimiter is not None:
@@ -249,9 +249,10 @@ def _check_lines(plan: ConfigPlan) -> Iterator[str]:
         "footer": f"{plan.footer}, under {plan.footer_key_reference}",
         "data keys": "one for all columns" if plan.uniform else f"one per column and {plan.data_keys}",
         "workers": str(plan.workers),
-        **({"signed by": ", ".join(plan.sign), "signed as": _signed_as(plan)} if plan.sign else {}),
+        "signed by": ", ".join(plan.sign) or None,
+        "signed as": _signed_as(plan) if plan.sign else None,
     }
-    yield from aligned(list(facts.items()), indent="  ")
+    yield from fact_lines(facts)
     if plan.sources is not None:
         yield ""
         yield f"{count(len(plan.sources), 'source')}, {sum(each.size_bytes for each in plan.sources):,} bytes"

@@ -19,7 +19,6 @@ from pipecrypt.cli.options import (
     Verify,
     Workers,
     credentials,
-    parse_aad_prefix,
     split_names,
 )
 from pipecrypt.cli.render import OUTPUT, note, show, show_aside
@@ -207,6 +206,7 @@ def decrypt(
     from pipecrypt.dataset.requirements import UNCHECKED, checks_of
     from pipecrypt.runs.spec.spec import DecryptSpec
     from pipecrypt.store.location import Location
+    from pipecrypt.vocabulary.context import parse_aad_prefix
 
     opens = credentials()
     given = Trust(trust or None, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
@@ -214,7 +214,7 @@ def decrypt(
         source=Location(source),
         sink=Location(sink),
         keys=tuple(keys),
-        aad_prefix=parse_aad_prefix(aad_prefix),
+        aad_prefix=None if aad_prefix is None else parse_aad_prefix(aad_prefix),
         checks=checks_of(given, os.environ, opens),
         overwrite=overwrite,
         workers=workers,

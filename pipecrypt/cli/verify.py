@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipecrypt.cli.options import DatasetID, MinVersion, Threshold, TrustedKeys, credentials
-from pipecrypt.cli.render import OUTPUT, aligned, count, show, show_refusal
+from pipecrypt.cli.render import OUTPUT, aligned, count, fact_lines, show, show_refusal
 from pipecrypt.dataset.statement.findings import Finding, FindingKind, finding_of
 from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import IntegrityError, NotInPlaceError, UsageError, VerificationError
@@ -145,18 +145,17 @@ def _unchecked_lines(report: VerifyReport) -> Iterator[str]:
 def _facts(report: VerifyReport) -> Iterator[str]:
     megabytes_per_second = report.bytes / max(report.seconds, 1e-9) / _MEGABYTE
     tags = "and the tag of every encrypted page" if report.tags_checked else "tags of pages need keys: --decrypt"
-    unfinished = count(report.unfinished_files, "table")
+    tables = count(report.unfinished_files, "table")
+    unfinished = f"{tables} of a run that has not published its version, in _pipecrypt/"
     facts = {
         "signed": report.created.isoformat(),
         "expires": "never" if report.expires is None else report.expires.isoformat(),
         "promised": _promise(report.policy),
         "compared": f"{', '.join(report.digests)}; {tags}",
-        "unfinished": f"{unfinished} of a run that has not published its version, in _pipecrypt/",
+        "unfinished": unfinished if report.unfinished_files else None,
         "time": f"{report.seconds:.2f} s, {megabytes_per_second:,.1f} MB/s",
     }
-    if not report.unfinished_files:
-        del facts["unfinished"]
-    yield from aligned(list(facts.items()), indent="  ")
+    yield from fact_lines(facts)
 
 
 def _promise(policy: PolicySummary) -> str:

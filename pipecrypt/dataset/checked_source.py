@@ -64,17 +64,17 @@ class CheckedSource:
             algorithms: as for `digest_file`.
             on_bytes: likewise.
         """
-        blocks = bytearray()
+        digesters, blocks = [Digester(algorithm) for algorithm in algorithms], bytearray()
         # Beside the other digest, which takes as long: both leave Python's lock.
         with ThreadPoolExecutor(1, thread_name_prefix="pipecrypt-digest") as thread:
-            digests = digest_file(
-                self._source,
-                algorithms,
-                on_bytes=on_bytes,
-                beside=lambda piece: thread.submit(lambda: blocks.extend(_block_digests(piece))).result,
-            )
+            for _, piece in pieces(self._source):
+                of_blocks = thread.submit(_block_digests, piece)
+                for digester in digesters:
+                    digester.update(piece)
+                blocks += of_blocks.result()
+                on_bytes(len(piece))
         self._digests = bytes(blocks)
-        return digests
+        return {digester.algorithm: digester.hexdigest() for digester in digesters}
 
     def read_range(self, start: int, length: int) -> memoryview:
         """Return exactly `length` bytes from `start`, which stay valid once the file was digested.
@@ -194,11 +194,6 @@ def ignore_bytes(count: int) -> None:
     """Do nothing about bytes that were digested."""
 
 
-def _nothing_beside(piece: memoryview) -> Callable[[], object]:
-    """Begin nothing, and wait for nothing."""
-    return lambda: None
-
-
 def computable(algorithms: Iterable[DigestAlgorithm]) -> tuple[DigestAlgorithm, ...]:
     """Return those digests that this installation computes, at least one; one proves as much as all.
 
@@ -225,7 +220,6 @@ def digest_file(
     *,
     on_bytes: Callable[[int], None] = ignore_bytes,
     most_bytes: int | None = None,
-    beside: Callable[[memoryview], Callable[[], object]] = _nothing_beside,
 ) -> dict[DigestAlgorithm, str]:
     """Return digests of a file, in lower-case hex. Memory: one piece of 8 MiB.
 
@@ -234,14 +228,11 @@ def digest_file(
         algorithms: how it is digested, in one pass.
         on_bytes: told after each piece how many bytes it had; may raise to stop.
         most_bytes: where the digests end in a longer file; None to digest all of it.
-        beside: begins something else with each piece, and returns what waits for its end.
     """
     digesters = [Digester(algorithm) for algorithm in algorithms]
     for _, piece in pieces(source, most_bytes):
-        wait = beside(piece)
         for digester in digesters:
             digester.update(piece)
-        wait()
         on_bytes(len(piece))
     return {digester.algorithm: digester.hexdigest() for digester in digesters}
 

@@ -10,7 +10,6 @@ retired key signed since, is not followed by the next one either, and none begin
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Final
 
 from pipecrypt.dataset.memory import VersionMemory
@@ -22,7 +21,6 @@ from pipecrypt.store.small_files import SmallFiles, directories_above, locate
 
 __all__ = [
     "ACCEPT_ANEW",
-    "GoverningStatement",
     "check_none_removed",
     "find_governing",
     "forget_removed",
@@ -41,21 +39,10 @@ ACCEPT_ANEW: Final = (
 _ANEW = "verify it with --forget if that was done on purpose"
 
 
-@dataclass(frozen=True, slots=True)
-class GoverningStatement:
-    """The statement that governs a place; nobody has verified it yet.
+def find_governing(files: SmallFiles, path: str, memory: VersionMemory | None) -> tuple[str, bytes] | None:
+    """Return the directory and the statement that govern what lies at a path, or None if no directory above has one.
 
-    Args:
-        root: the directory that it is about, as a path of its storage.
-        envelope: its bytes.
-    """
-
-    root: str
-    envelope: bytes
-
-
-def find_governing(files: SmallFiles, path: str, memory: VersionMemory | None) -> GoverningStatement | None:
-    """Return the statement that governs what lies at a path, or None if no directory above has one.
+    Nobody has verified the statement yet.
 
     What holds when it returns: 1. of the directories above, the uppermost that a version is remembered of governs, and
     has a statement; 2. where none is, the uppermost that has a statement governs; 3. where a version of a directory or
@@ -76,13 +63,15 @@ def find_governing(files: SmallFiles, path: str, memory: VersionMemory | None) -
     levels = _levels(path)
     remembered = [level for level in levels if recall(files, level, memory) is not None]
     found = _uppermost(files, levels, remembered)
-    if remembered and (found is None or len(found.root) > len(remembered[0])):
+    root = None if found is None else found[0]
+    if remembered and (root is None or len(root) > len(remembered[0])):
         raise removed(files, remembered[0])  # 1
-    if found is not None:
-        deeper = [level for level in remembered if len(level) > len(found.root)]
-        if found.root not in remembered and (deeper or _is_remembered_alone(files, path, memory)):
-            raise _took_over(files, path, found.root)  # 3
-    _check_links(files, path, levels, found, memory)  # 4
+    if root is not None and root not in remembered:
+        is_deeper = any(len(level) > len(root) for level in remembered)
+        is_alone = not path.endswith("/") and recall(files, signature_path(path), memory) is not None
+        if is_deeper or is_alone:
+            raise _took_over(files, path, root)  # 3
+    _check_links(files, path, levels, root, memory)  # 4
     return found  # 2
 
 
@@ -194,7 +183,7 @@ def _follows_name(path: str) -> bool:
     return not path.endswith(SIGNATURE_SUFFIX)
 
 
-def _uppermost(files: SmallFiles, levels: tuple[str, ...], remembered: list[str]) -> GoverningStatement | None:
+def _uppermost(files: SmallFiles, levels: tuple[str, ...], remembered: list[str]) -> tuple[str, bytes] | None:
     for level in levels:
         try:
             envelope = read_envelope(files, f"{level}/{MANIFEST_PATH}")
@@ -205,31 +194,23 @@ def _uppermost(files: SmallFiles, levels: tuple[str, ...], remembered: list[str]
             _log.debug("cannot tell whether a directory above is a signed dataset: %s", error.message)
             continue
         if envelope is not None:
-            return GoverningStatement(level, envelope)
+            return level, envelope
     return None
 
 
-def _is_remembered_alone(files: SmallFiles, path: str, memory: VersionMemory | None) -> bool:
-    return not path.endswith("/") and recall(files, signature_path(path), memory) is not None
-
-
 def _check_links(
-    files: SmallFiles,
-    path: str,
-    levels: tuple[str, ...],
-    found: GoverningStatement | None,
-    memory: VersionMemory | None,
+    files: SmallFiles, path: str, levels: tuple[str, ...], root: str | None, memory: VersionMemory | None
 ) -> None:
     """Pass if links on the way to a path lead into nothing that another statement governs."""
-    directory = path.rpartition("/")[0]
-    named = directory if found is None else found.root
+    named = path.rpartition("/")[0] if root is None else root
     real = files.real_path(named)
     if real is None or real == named:
         return
     known = {files.real_path(level) for level in levels}
     others = [level for level in _levels(f"{real}/") if level not in known]
-    taken = _uppermost(files, tuple(others), [level for level in others if recall(files, level, memory) is not None])
-    above = taken.root if taken else next((each for each in others if recall(files, each, memory) is not None), None)
+    remembered = [level for level in others if recall(files, level, memory) is not None]
+    taken = _uppermost(files, tuple(others), remembered)
+    above = taken[0] if taken else next(iter(remembered), None)
     if above is not None:
         raise IntegrityError(
             f"{files.display(path)} leads through a link into {files.display(above)}, which is signed as a whole",

@@ -12,10 +12,9 @@ Several readers change a record one after the other, and never to an older versi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -109,9 +108,13 @@ class VersionMemory:
             raise self._records.unreadable(path, error) from error
         return False
 
-    @property
-    def _parse(self) -> Callable[[Document], RememberedVersion]:
-        return partial(_parse, accepts_future=self.accepts_future)
+    def _parse(self, document: Document) -> RememberedVersion:
+        return RememberedVersion(
+            dataset_id=document.text("dataset", max_characters=32),
+            version=document.integer("version"),
+            statement_sha256=document.text("statement_sha256", max_characters=64),
+            accepted=_read_time(document, accepts_future=self.accepts_future) if "accepted" in document else None,
+        )
 
     @property
     def _records(self) -> StateRecords:
@@ -147,15 +150,6 @@ def _members(place: str, remembered: RememberedVersion) -> Mapping[str, object]:
         "statement_sha256": remembered.statement_sha256,
         "accepted": utc_text(utc_now()),
     }
-
-
-def _parse(document: Document, *, accepts_future: bool) -> RememberedVersion:
-    return RememberedVersion(
-        dataset_id=document.text("dataset", max_characters=32),
-        version=document.integer("version"),
-        statement_sha256=document.text("statement_sha256", max_characters=64),
-        accepted=_read_time(document, accepts_future=accepts_future) if "accepted" in document else None,
-    )
 
 
 def _read_time(document: Document, *, accepts_future: bool) -> datetime:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from pipecrypt.dataset.memory import VersionMemory
@@ -13,16 +13,13 @@ from pipecrypt.dataset.trust import TRUST_HINT, Trust, VerifyMode
 from pipecrypt.errors import IntegrityError, UncheckedWarning, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.trust import TrustedKeys
+from pipecrypt.vocabulary.clock import utc_now
 from pipecrypt.vocabulary.once import mark_given, was_given
 
 __all__ = ["NO_CHECKS", "UNCHECKED", "Checks", "Requirements", "checks_of", "requirements_of", "warn_unchecked"]
 
 UNCHECKED: Final = "authenticity was not checked: no public key to trust was given"
 _UNCHECKED_HINT: Final = 'pass trust=[...] or set PIPECRYPT_TRUST; trust=Trust(verify="off") silences this'
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +39,7 @@ class Requirements:
     min_version: int = 1
     dataset_id: str | None = None
     memory: VersionMemory | None = None
-    clock: Callable[[], datetime] = field(default=_now)
+    clock: Callable[[], datetime] = utc_now
     tolerates: frozenset[type[IntegrityError]] = frozenset()
 
 

@@ -6,10 +6,10 @@ and by the digests in the file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.dataset.checked_source import CheckedSource, computable, ignore_bytes
@@ -53,12 +53,13 @@ __all__ = [
     "check_file",
     "check_when_opened",
     "compare_encryption",
-    "dataset_id_of",
     "master_keys_of",
     "written_as",
 ]
 # A footer that is not the signed one is parsed only to name what was done to the file, and only where it is small.
 MAX_OTHER_FOOTER_BYTES: Final = 1 << 20
+# A broken promise: what kind of finding it is, and its detail.
+_Broken: TypeAlias = tuple[FindingKind, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +167,8 @@ class SignedFile:
         return compare_encryption(self.manifest, path, encryption), compare_file(self.entry, seen, known=known)
 
 
-def dataset_id_of(file: SourceFile) -> str | None:
-    """Return the id of the dataset that a file says it belongs to; None where it says none, or cannot be read."""
-    context = written_as(file)
-    return None if context is None else context.dataset_id
-
-
 def written_as(file: SourceFile) -> Context | None:
-    """Return the dataset and the path that a file says it was written for; None as `dataset_id_of`."""
+    """Return the dataset and the path that a file says it was written for; None where that cannot be told."""
     seen = _read(file)
     if seen is None or seen.dataset_id is None or seen.path is None:
         return None
@@ -304,46 +299,45 @@ def compare_encryption(manifest: Manifest, path: str, seen: FooterEncryption) ->
     policy = manifest.policy
     if seen.mode is None:
         return (Finding(FindingKind.PLAINTEXT, path, "the file is not encrypted"),)
-    findings = [*_compare_place(manifest, path, seen), *_compare_footer(policy, path, seen)]
+    broken = [*_compare_place(manifest, path, seen), *_compare_footer(policy, seen)]
     for column in seen.columns or ():
-        findings += _compare_column(policy, path, column)
-    return tuple(findings)
+        broken += _compare_column(policy, column)
+    return tuple(Finding(kind, path, detail) for kind, detail in broken)
 
 
-def _compare_place(manifest: Manifest, path: str, seen: FooterEncryption) -> list[Finding]:
+def _compare_place(manifest: Manifest, path: str, seen: FooterEncryption) -> Iterator[_Broken]:
     if seen.dataset_id is None:
-        detail = "the file is bound to no dataset, although that was promised"
-        return [Finding(FindingKind.MODIFIED, path, detail)] if manifest.policy.bind_path else []
-    if seen.dataset_id != manifest.dataset_id:
-        return [Finding(FindingKind.SWAPPED, path, f"the file belongs to dataset {seen.dataset_id}")]
-    if seen.path != path:
-        return [Finding(FindingKind.SWAPPED, path, f"the file was written as {seen.path!a}")]
-    return []
+        if manifest.policy.bind_path:
+            yield FindingKind.MODIFIED, "the file is bound to no dataset, although that was promised"
+    elif seen.dataset_id != manifest.dataset_id:
+        yield FindingKind.SWAPPED, f"the file belongs to dataset {seen.dataset_id}"
+    elif seen.path != path:
+        yield FindingKind.SWAPPED, f"the file was written as {seen.path!a}"
 
 
-def _compare_footer(policy: PromisedPolicy, path: str, seen: FooterEncryption) -> list[Finding]:
+def _compare_footer(policy: PromisedPolicy, seen: FooterEncryption) -> Iterator[_Broken]:
     if policy.footer is FooterMode.ENCRYPTED and seen.mode is not FooterMode.ENCRYPTED:
-        return [Finding(FindingKind.PLAINTEXT, path, "the footer is not encrypted")]
-    findings = []
+        yield FindingKind.PLAINTEXT, "the footer is not encrypted"
+        return
     if policy.footer is not seen.mode:
-        findings.append(Finding(FindingKind.MODIFIED, path, "the footer is encrypted, although that was not promised"))
-    findings += _compare_keys(path, "the footer", policy.footer_key_ids, seen.footer_key_ids)
-    return findings
+        yield FindingKind.MODIFIED, "the footer is encrypted, although that was not promised"
+    yield from _compare_keys("the footer", policy.footer_key_ids, seen.footer_key_ids)
 
 
-def _compare_column(policy: PromisedPolicy, path: str, column: FooterColumn) -> list[Finding]:
+def _compare_column(policy: PromisedPolicy, column: FooterColumn) -> Iterator[_Broken]:
     name = f"column {'.'.join(column.path)!a}"
     promised = policy.keys_of(column.path)
     if promised is None:
-        detail = f"{name} is encrypted, although that was not promised"
-        return [Finding(FindingKind.MODIFIED, path, detail)] if column.is_encrypted else []
-    if not column.is_encrypted:
-        return [Finding(FindingKind.PLAINTEXT, path, f"{name} is not encrypted")]
-    return _compare_keys(path, name, promised, column.master_key_ids)
+        if column.is_encrypted:
+            yield FindingKind.MODIFIED, f"{name} is encrypted, although that was not promised"
+    elif not column.is_encrypted:
+        yield FindingKind.PLAINTEXT, f"{name} is not encrypted"
+    else:
+        yield from _compare_keys(name, promised, column.master_key_ids)
 
 
-def _compare_keys(path: str, what: str, promised: tuple[str, ...], seen: tuple[str, ...]) -> list[Finding]:
-    others = sorted(set(seen).difference(promised))
+def _compare_keys(what: str, promised: tuple[str, ...], seen: tuple[str, ...]) -> Iterator[_Broken]:
     # Without a promised key, somebody else chose who can read.
-    detail = f"{what} is under master key {others[0]!a}, which was not promised" if others else ""
-    return [Finding(FindingKind.MODIFIED, path, detail)] if others else []
+    others = sorted(set(seen).difference(promised))
+    if others:
+        yield FindingKind.MODIFIED, f"{what} is under master key {others[0]!a}, which was not promised"

@@ -20,14 +20,13 @@ from typing import Final, TypeAlias, TypeVar
 
 from pipecrypt.dataset.requirements import Requirements
 from pipecrypt.dataset.signed_file import SignedFile
-from pipecrypt.dataset.staged import listed_staged_files
+from pipecrypt.dataset.staged import is_signed, listed_staged_files
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.findings import compare_listing, refuse
 from pipecrypt.dataset.statement.paths import SIGNATURE_SUFFIX
 from pipecrypt.dataset.version import VerifiedVersion, read_version_above, read_version_beside, unsigned
 from pipecrypt.errors import (
     ConflictError,
-    ContentError,
     ExpiredError,
     FutureStatementError,
     IntegrityError,
@@ -39,7 +38,6 @@ from pipecrypt.errors import (
     UsageError,
 )
 from pipecrypt.parquet.files import Gatherer
-from pipecrypt.parquet.footer.stored import read_footer_bytes
 from pipecrypt.store.listing import find_file, list_sources
 from pipecrypt.store.location import ALL_PARQUET, Location, Pattern, has_glob, split_glob
 from pipecrypt.store.open import open_range_source, open_store
@@ -52,7 +50,6 @@ __all__ = [
     "SignedSource",
     "find_signed_source",
     "first_signed",
-    "is_signed",
     "list_signed_sources",
     "open_signed_source",
 ]
@@ -106,7 +103,10 @@ def list_signed_sources(
         SourceNotFoundError: nothing is there, and nothing was signed there.
         UsageError: standard input, which has no place where a statement could lie.
     """
-    _check_place(location)
+    if location.is_standard_stream:
+        raise UsageError(
+            "what comes from standard input has no statement beside it", hint="name a file, or verify nothing"
+        )
     for pause_seconds in _PAUSES_SECONDS:
         # A run may have moved files since they were listed, or published another version: then another look differs.
         try:
@@ -134,7 +134,7 @@ def _list_signed(location: Location, requirements: Requirements, below: Pattern)
     due = {path: dataset.entries[path] for path in expected}
     found = {prefix + source.relative_path: source for source in sources}
     in_place = {path for path, entry in due.items() if path in found and found[path].size_bytes == entry.size_bytes}
-    staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due, in_place=in_place)
+    staged = listed_staged_files(files.location(dataset.root), dataset.manifest.run, due, in_place=in_place)
     itself = prefix.rstrip("/")  # where the location names a file that is not at its place
     found |= {path: _below(prefix, file, is_named=path == itself) for path, file in staged.items()}
     refuse(compare_listing(expected, found), name=dataset.name)  # 2, 3
@@ -151,7 +151,7 @@ def _single(source: SourceFile, location: Location, requirements: Requirements) 
     below = dataset.below(path) or ""
     signed = dataset.file(below)
     due = {below: signed.entry}
-    staged = listed_staged_files(files.location(dataset.root), dataset.verified.manifest.run, due).get(below)
+    staged = listed_staged_files(files.location(dataset.root), dataset.manifest.run, due).get(below)
     if staged is not None:
         source = replace(staged, relative_path=source.relative_path)
     return SignedSource(source, signed, is_named=True)
@@ -216,13 +216,6 @@ def _places(found: SignedSource, stack: ExitStack) -> Iterator[RangeSource]:
             yield stack.enter_context(open_range_source(find_file(files.location(place))))
 
 
-def _check_place(location: Location) -> None:
-    if location.is_standard_stream:
-        raise UsageError(
-            "what comes from standard input has no statement beside it", hint="name a file, or verify nothing"
-        )
-
-
 def _list(location: Location, below: Pattern) -> tuple[tuple[SourceFile, ...], SourceNotFoundError | None]:
     try:
         return list_sources(location, below), None
@@ -253,18 +246,6 @@ def _expected(dataset: VerifiedVersion, prefix: str, pattern: Pattern) -> list[s
         for path in dataset.entries
         if path == itself or (path.startswith(prefix) and pattern.matches(path[len(prefix) :].split("/")))
     ]
-
-
-def is_signed(source: RangeSource, entry: FileEntry) -> bool:
-    """Say whether a file has the size and the footer of an entry; one that changes or goes meanwhile does not.
-
-    Raises:
-        StorageError: the storage refused or failed.
-    """
-    try:
-        return source.size_bytes == entry.size_bytes and read_footer_bytes(source).sha256 == entry.footer_sha256
-    except (ContentError, ConflictError):
-        return False
 
 
 def first_signed(places: Places[_Source], entry: FileEntry) -> _Source | None:

@@ -25,8 +25,9 @@ from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.documents import DocumentError
+from pipecrypt.vocabulary.ranges import RangeSource
 
-__all__ = ["finish_version", "has_footer", "is_listed", "listed_staged_files", "set_aside", "staged_files"]
+__all__ = ["finish_version", "is_listed", "is_signed", "listed_staged_files", "set_aside", "staged_files"]
 _log = logging.getLogger(__name__)
 _TABLES: Final = ("staged/", "attempts/")
 
@@ -87,18 +88,23 @@ def is_listed(file: SourceFile, entry: FileEntry) -> bool:
     Raises:
         StorageError: the storage refused or failed.
     """
-    return file.size_bytes == entry.size_bytes and has_footer(file, entry.footer_sha256)
+    if file.size_bytes != entry.size_bytes:
+        return False
+    try:
+        with open_range_source(file) as source:
+            return is_signed(source, entry)
+    except (ContentError, ConflictError):
+        return False
 
 
-def has_footer(file: SourceFile, sha256: str) -> bool:
-    """Say whether a file ends with the footer that has this digest; one that changes or goes meanwhile does not.
+def is_signed(source: RangeSource, entry: FileEntry) -> bool:
+    """Say whether an open file has the size and the footer of an entry; one that changes or goes meanwhile does not.
 
     Raises:
         StorageError: the storage refused or failed.
     """
     try:
-        with open_range_source(file) as source:
-            return read_footer_bytes(source).sha256 == sha256
+        return source.size_bytes == entry.size_bytes and read_footer_bytes(source).sha256 == entry.footer_sha256
     except (ContentError, ConflictError):
         return False
 

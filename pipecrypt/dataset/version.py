@@ -13,7 +13,6 @@ from typing import Final, overload
 
 from pipecrypt.dataset.governing import (
     ACCEPT_ANEW,
-    GoverningStatement,
     check_none_removed,
     find_governing,
     read_envelope,
@@ -34,15 +33,11 @@ from pipecrypt.dataset.statement.envelope import (
     parse_envelope,
     verify_envelope,
 )
-from pipecrypt.dataset.statement.file_list import MAX_UNVERIFIED_LIST_BYTES, FileEntry, FileListSummary
+from pipecrypt.dataset.statement.file_list import MAX_UNVERIFIED_LIST_BYTES, FileEntry
 from pipecrypt.dataset.statement.findings import Finding, FindingKind, extra, refusal
-from pipecrypt.dataset.statement.manifest import (
-    Manifest,
-    decode_statement,
-    statement_sha256,
-)
+from pipecrypt.dataset.statement.manifest import Manifest, decode_statement, statement_sha256
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, signature_path
-from pipecrypt.dataset.statement.promise import ClearColumns, PromisedPolicy
+from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.errors import ExpiredError, FutureStatementError, IntegrityError, NotTrustedError
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
@@ -78,26 +73,6 @@ class Version:
     manifest: Manifest
     statement_sha256: str
     entries: Mapping[str, FileEntry]
-
-    @property
-    def run(self) -> str | None:
-        """The run that wrote it, if it names one."""
-        return self.manifest.run
-
-    @property
-    def dataset_id(self) -> str:
-        """Of the dataset."""
-        return self.manifest.dataset_id
-
-    @property
-    def expires(self) -> datetime | None:
-        """Until when it holds, in UTC; None: for ever."""
-        return self.manifest.expires
-
-    @property
-    def policy(self) -> PromisedPolicy:
-        """What is promised of the files' encryption."""
-        return self.manifest.policy
 
     @property
     def clear_columns(self) -> ClearColumns | None:
@@ -206,12 +181,13 @@ def read_version_above(files: SmallFiles, path: str, requirements: Requirements)
         found = find_governing(files, path, requirements.memory)  # 1
         if found is None:
             return None
+        root, envelope = found
         try:
-            return _read_governing(files, found, requirements)  # 2, 3, 4
+            return _read_verified(files, root, envelope, requirements)  # 2, 3, 4
         except IntegrityError:
             # Another reader may have accepted a newer version since this one was read.
             tries_left -= 1
-            if not tries_left or read_envelope(files, f"{found.root}/{MANIFEST_PATH}") in {found.envelope, None}:
+            if not tries_left or read_envelope(files, f"{root}/{MANIFEST_PATH}") in {envelope, None}:
                 raise
 
 
@@ -228,9 +204,7 @@ def read_version_beside(files: SmallFiles, path: str, requirements: Requirements
         if recall(files, place, requirements.memory) is not None:
             raise removed(files, path)
         raise unsigned(files, path, f"{name}{SIGNATURE_SUFFIX} beside it, and no dataset above it")
-    verified = _verified(files, place, envelope, requirements, expected_file=name)
-    remember(files, place, verified.remember(), requirements.memory)
-    return _version(verified, Revision(envelope), files, path)
+    return _read_verified(files, path, envelope, requirements, expected_file=name)
 
 
 def read_version_to_follow(
@@ -342,27 +316,24 @@ def _read_claimed(files: SmallFiles, root: str) -> ClaimedVersion | None:
             f"{name} names a list of {summary.size_bytes} bytes; of a statement that nobody checked, at most "
             f"{MAX_UNVERIFIED_LIST_BYTES} are read"
         )
-    return ClaimedVersion(manifest, statement_sha256(payload), _entries(files, root, manifest, summary))
+    return ClaimedVersion(manifest, statement_sha256(payload), _entries(files, root, manifest))
 
 
 # ---- verified ----
 
 
-def _read_governing(files: SmallFiles, found: GoverningStatement, requirements: Requirements) -> VerifiedVersion:
-    root = found.root
-    verified = _verified(files, root, found.envelope, requirements, expected_file=None)
-    version = _version(verified, Revision(found.envelope), files, root)
-    remember(files, root, verified.remember(), requirements.memory)
-    return version
-
-
-def _verified(
-    files: SmallFiles, place: str, envelope: bytes, requirements: Requirements, *, expected_file: str | None
-) -> VerifiedManifest:
+def _read_verified(
+    files: SmallFiles, path: str, envelope: bytes, requirements: Requirements, *, expected_file: str | None = None
+) -> VerifiedVersion:
+    """Return what an envelope says about a directory, or about the file beside it, and remember it."""
+    place = path if expected_file is None else signature_path(path)
     try:
-        return _verify(envelope, requirements, recall(files, place, requirements.memory), expected_file)
+        verified = _verify(envelope, requirements, recall(files, place, requirements.memory), expected_file)
     except IntegrityError as error:
         raise type(error)(f"{files.display(place)}: {error.message}", hint=error.hint) from error
+    version = _version(verified, Revision(envelope), files, path)
+    remember(files, place, verified.remember(), requirements.memory)
+    return version
 
 
 def _verify(
@@ -389,11 +360,9 @@ def _verify(
 
 
 def _version(verified: VerifiedManifest, revision: Revision, files: SmallFiles, root: str) -> VerifiedVersion:
-    manifest, summary = verified.manifest, verified.manifest.file_list
+    manifest = verified.manifest
     single = manifest.single_file
-    entries = {single.path: single} if single is not None else {}
-    if summary is not None:
-        entries = _entries(files, root, manifest, summary)
+    entries = {single.path: single} if single is not None else _entries(files, root, manifest)
     return VerifiedVersion(
         manifest=manifest,
         statement_sha256=verified.statement_sha256,
@@ -408,10 +377,10 @@ def _version(verified: VerifiedManifest, revision: Revision, files: SmallFiles, 
 # ---- both ----
 
 
-def _entries(files: SmallFiles, root: str, manifest: Manifest, summary: FileListSummary) -> dict[str, FileEntry]:
-    """Read the list of files that a manifest names."""
+def _entries(files: SmallFiles, root: str, manifest: Manifest) -> dict[str, FileEntry]:
+    """Read the list of files that the manifest of a dataset names."""
     path, name = manifest.file_list_path, files.display(root)
-    data = read_envelope(files, f"{root}/{path}", summary.size_bytes)
+    data = read_envelope(files, f"{root}/{path}", 0 if manifest.file_list is None else manifest.file_list.size_bytes)
     if data is None:
         raise refusal([Finding(FindingKind.MISSING, path, "the list of files is not there")], name=name)
     try:

@@ -14,7 +14,7 @@ from pipecrypt.errors import FormatError, UnsupportedError, UsageError
 from pipecrypt.formats.lines import Block, RowEnds, TextStart, cut_blocks, encoding_hint, read_start, transcoded
 from pipecrypt.formats.options import DETECTABLE_DELIMITERS, CSVOptions, ReadOptions
 from pipecrypt.formats.stream import mapped_errors
-from pipecrypt.formats.text_rows import TextStream, chain_blocks
+from pipecrypt.formats.text_rows import TextStream
 from pipecrypt.formats.text_types import InferredColumn, infer_column
 from pipecrypt.formats.type_names import parse_types
 
@@ -45,7 +45,10 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
         UnsupportedError: CSV cannot hold a given type.
     """
     start = read_start(transcoded(read, options.csv.encoding, name), name)
-    dialect = options.csv if options.csv.delimiter is not None else _with_delimiter(options.csv, start, name)
+    dialect = options.csv
+    if dialect.delimiter is None:
+        fields = None if dialect.names is None else len(dialect.names)
+        dialect = replace(dialect, delimiter=detect_delimiter(start, dialect.quote, name, fields=fields))
     types = parse_types(dialect.types)
     row_ends = RowEnds(_delimiter(dialect).encode(), dialect.quote.encode() if dialect.quote else None)
     blocks = cut_blocks(
@@ -60,12 +63,7 @@ def open_csv(read: Callable[[int], bytes], name: str, options: ReadOptions) -> T
     parser = _CSVParser(names, types, dialect, row_ends)
     with mapped_errors(name):
         parser.infer(first.data if first else b"", name)
-    return TextStream(chain_blocks(first, blocks), parser, name, options.on_bad_rows, delimiter=dialect.delimiter)
-
-
-def _with_delimiter(dialect: CSVOptions, start: TextStart, name: str) -> CSVOptions:
-    fields = None if dialect.names is None else len(dialect.names)
-    return replace(dialect, delimiter=detect_delimiter(start, dialect.quote, name, fields=fields))
+    return TextStream(first, blocks, parser, name, options.on_bad_rows, delimiter=dialect.delimiter)
 
 
 def _delimiter(dialect: CSVOptions) -> str:
@@ -97,7 +95,8 @@ class _CSVParser:
         self._many = pc.ReadOptions(use_threads=True, block_size=_WHOLE, column_names=self._field_names)
         self._few = pc.ReadOptions(use_threads=False, block_size=_WHOLE, column_names=self._field_names)
         self._parse_options = _parsing(dialect)
-        self._convert_options = self._converting(self._read_as())
+        # Columns whose type is inferred are read as text.
+        self._convert_options = self._converting({each: types.get(each, pa.string()) for each in names})
 
     def infer(self, data: bytes, name: str) -> None:
         """Fix the schema from the first block."""
@@ -127,16 +126,8 @@ class _CSVParser:
 
     def ragged_rows(self, data: bytes, rows: Sequence[tuple[int, int]]) -> set[int]:
         """Return the rows with a wrong number of fields, all in one parse; none where Arrow cannot report them all."""
-        texts: list[str] = []
-
-        def note(invalid: pc.InvalidRow) -> str:
-            texts.append(invalid.text)
-            return "skip"
-
-        first = self._converting({self._names[0]: pa.binary()}, only=[self._names[0]])
-        noting = _parsing(self._dialect, invalid_row_handler=note)
         try:
-            pc.read_csv(pa.py_buffer(_guarded(data)), self._few, noting, first)
+            texts = [invalid.text for invalid in self._invalid_rows(data, self._names[:1])]
         except (pa.ArrowInvalid, UnicodeError):
             return set()
         # The same text is as wrong in every row.
@@ -146,32 +137,31 @@ class _CSVParser:
 
     def explain(self, row: bytes) -> tuple[str, str]:
         """Say which column does not fit, or how many fields there are."""
-        counts: list[int] = []
-
-        def count(invalid: pc.InvalidRow) -> str:
-            counts.append(invalid.actual_columns)
-            return "skip"
-
-        as_bytes = self._converting({each: pa.binary() for each in self._names})
-        counting = _parsing(self._dialect, invalid_row_handler=count)
-        # As one byte a character: what is not UTF-8 could not be handed to `count`.
-        pc.read_csv(pa.py_buffer(_guarded(row.decode("latin-1").encode())), self._few, counting, as_bytes)
-        if counts:
-            extra = 1 if self._dialect.trailing_delimiter else 0
-            found = counts[0] - extra
+        # As one byte a character: what is not UTF-8 could not be handed over.
+        if invalid := self._invalid_rows(row.decode("latin-1").encode(), self._names):
+            found = invalid[0].actual_columns - (1 if self._dialect.trailing_delimiter else 0)
             return f"{found} field{'' if found == 1 else 's'} instead of {len(self._names)}", _FIELDS_HINT
         for field in self.schema:
             if not self._check(field.name)(memoryview(row)):
                 return _misfit(field, row, given=field.name in self._given)
         return "the row cannot be parsed", _FIELDS_HINT
 
+    def _invalid_rows(self, data: bytes, columns: list[str]) -> list[pc.InvalidRow]:
+        """Return the rows with a wrong number of fields; of the others, these columns are converted to bytes."""
+        found: list[pc.InvalidRow] = []
+
+        def note(invalid: pc.InvalidRow) -> str:
+            found.append(invalid)
+            return "skip"
+
+        as_bytes = self._converting(dict.fromkeys(columns, pa.binary()), only=columns)
+        noting = _parsing(self._dialect, invalid_row_handler=note)
+        pc.read_csv(pa.py_buffer(_guarded(data)), self._few, noting, as_bytes)
+        return found
+
     def _check(self, column: str) -> Callable[[memoryview], bool]:
         options = self._converting({column: self._given.get(column, pa.string())}, only=[column])
         return lambda data: self._typed(self._parsed(data, options)) is not None
-
-    def _read_as(self) -> dict[str, pa.DataType]:
-        """Return what Arrow makes of the columns: those whose type was inferred are read as text."""
-        return {each: self._given.get(each, pa.string()) for each in self._names}
 
     def _typed(self, table: pa.Table | None) -> pa.Table | None:
         """Return a table with the inferred types, or None where a text does not fit its own."""

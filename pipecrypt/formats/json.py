@@ -25,7 +25,7 @@ import pyarrow.json as pj
 from pipecrypt.errors import FormatError, UnsupportedError
 from pipecrypt.formats.lines import Block, RowEnds, cut_blocks, encoding_hint, read_start, transcoded
 from pipecrypt.formats.options import ReadOptions
-from pipecrypt.formats.text_rows import TextStream, bisect_rows, chain_blocks
+from pipecrypt.formats.text_rows import TextStream, bisect_rows
 from pipecrypt.formats.type_names import parse_types
 
 __all__ = ["MAX_DEPTH", "is_too_deep", "open_json"]
@@ -82,7 +82,7 @@ def open_json(read: Callable[[int], bytes], name: str, options: ReadOptions) -> 
     _check_first(first, types, name)
     parser = _JSONParser(types, name)
     parser.infer(first.data if first else b"", name)
-    return TextStream(chain_blocks(first, blocks), parser, name, options.on_bad_rows)
+    return TextStream(first, blocks, parser, name, options.on_bad_rows)
 
 
 class _JSONParser:
@@ -180,7 +180,8 @@ def _parsed(data: memoryview, options: pj.ParseOptions) -> pa.Table | None:
         table = pj.read_json(pa.py_buffer(data), _FEW if len(data) < _FEW_BYTES else _MANY, options)
     except (pa.ArrowInvalid, UnicodeDecodeError):
         return None
-    return table.select(options.explicit_schema.names) if _is_fixed(options) else table
+    is_fixed = options.unexpected_field_behavior != "infer"
+    return table.select(options.explicit_schema.names) if is_fixed else table
 
 
 def _united(one: pa.Schema, other: pa.Schema) -> pa.Schema:
@@ -189,10 +190,6 @@ def _united(one: pa.Schema, other: pa.Schema) -> pa.Schema:
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         # The rows contradict each other. Those that came first are right; the parser will say which others are not.
         return one
-
-
-def _is_fixed(options: pj.ParseOptions) -> bool:
-    return bool(options.unexpected_field_behavior != "infer")
 
 
 def _check_type(field: pa.Field, name: str) -> None:

@@ -186,7 +186,7 @@ def _last_even(marked: bytes, start: int, end: int) -> int:
 def cut_blocks(
     read: Callable[[int], bytes], row_ends: RowEnds, *, name: str, block_bytes: int, max_row_bytes: int
 ) -> Iterator[Block]:
-    """Yield blocks of about `block_bytes`; joined, they are the input without its byte order mark.
+    """Yield blocks of about `block_bytes`; joined, they are the input.
 
     A last line without end gets one. A row longer than a block makes its block as long as it needs.
 
@@ -202,11 +202,7 @@ def cut_blocks(
     """
     line = 1
     rest = b""
-    is_start = True
     while piece := read_full(read, block_bytes):
-        if is_start:
-            piece = _without_bom(piece, read)
-            is_start = False
         # A row that goes on and on is joined and searched each time its length has doubled.
         while len(piece) < len(rest) and (more := read_full(read, len(rest) - len(piece))):
             piece += more
@@ -231,12 +227,6 @@ def _last_block(rest: bytes, line: int, row_ends: RowEnds, name: str) -> Block:
         at = line + data.count(b"\n", 0, end)
         raise FormatError(f"{name}:{at}: a quote is never closed", hint="the file may be cut off, or has no quotes")
     return Block(data, line)
-
-
-def _without_bom(piece: bytes, read: Callable[[int], bytes]) -> bytes:
-    if len(piece) < len(_BOM):
-        piece += read_full(read, len(_BOM) - len(piece))
-    return piece.removeprefix(_BOM)
 
 
 def transcoded(read: Callable[[int], bytes], encoding: str, name: str) -> Callable[[int], bytes]:
@@ -271,7 +261,7 @@ def transcoded(read: Callable[[int], bytes], encoding: str, name: str) -> Callab
 
 
 class TextStart:
-    """The first bytes of a file, without its byte order mark, and a `read` that begins with them.
+    """The first bytes of a file and a `read` that begins with them, without its byte order mark.
 
     Args:
         data: what was read.
@@ -282,9 +272,8 @@ class TextStart:
 
     def __init__(self, data: bytes, read: Callable[[int], bytes]) -> None:
         """Read nothing more."""
-        self.data = data.removeprefix(_BOM)
+        self.data = self._data = data.removeprefix(_BOM)
         self.is_all = len(data) < _START_BYTES
-        self._data = data
         self._read = read
 
     def read(self, size: int) -> bytes:

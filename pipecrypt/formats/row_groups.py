@@ -11,7 +11,6 @@ and nanoseconds have none.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -22,22 +21,14 @@ from pipecrypt.errors import UnsupportedError
 from pipecrypt.formats.options import EncodeOptions
 from pipecrypt.formats.stream import BatchStream, map_ahead, read_ahead
 
-__all__ = ["EncodedRowGroup", "ParquetFit", "encode_row_groups"]
+__all__ = ["ParquetFit", "encode_row_groups"]
 
 _DEFAULTS: Final = EncodeOptions()
 _SHOWN_CHARACTERS: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedRowGroup:
-    """A whole Parquet file with one row group, or with none where there are no rows at all."""
-
-    data: memoryview
-    rows: int
-
-
-def encode_row_groups(stream: BatchStream, options: EncodeOptions = _DEFAULTS) -> Generator[EncodedRowGroup]:
-    """Yield the stream's row groups in order, each of exactly `batch_rows` rows but the last one.
+def encode_row_groups(stream: BatchStream, options: EncodeOptions = _DEFAULTS) -> Generator[memoryview]:
+    """Yield the stream's row groups in order, each a whole Parquet file of exactly `batch_rows` rows but the last one.
 
     A stream without rows gives one file without row group, which keeps the schema. Closing the generator, or an
     exception in it, ends all threads and closes the stream.
@@ -100,11 +91,11 @@ class _Encoder:
         self._options = options
         self._with_dictionary: list[str] | None = None
 
-    def encode(self, table: pa.Table) -> EncodedRowGroup:
+    def encode(self, table: pa.Table) -> memoryview:
         try:
             if self._with_dictionary is None:
                 self._with_dictionary = self._chosen(table)
-            return EncodedRowGroup(memoryview(self._parquet(table, self._with_dictionary)), len(table))
+            return memoryview(self._parquet(table, self._with_dictionary))
         except pa.ArrowException as error:
             # An overflow, as of seconds that become milliseconds. Which column it is, is found by trying.
             column = next((name for name in table.column_names if not self._can_write(table.select([name]))), "?")

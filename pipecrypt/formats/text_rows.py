@@ -20,7 +20,7 @@ from pipecrypt.formats.lines import Block
 from pipecrypt.formats.options import BadRows
 from pipecrypt.formats.stream import BatchStream, read_ahead
 
-__all__ = ["RowParser", "TextStream", "bisect_rows", "chain_blocks"]
+__all__ = ["RowParser", "TextStream", "bisect_rows"]
 
 _LOG: Final = logging.getLogger(__name__)
 _Out = TypeVar("_Out")
@@ -53,7 +53,8 @@ class TextStream(BatchStream):
     """A stream of parsed blocks.
 
     Args:
-        blocks: the file's rows.
+        first: the first block, which was read already; None where there are no rows.
+        blocks: the others.
         parser: of the format, its schema known already.
         name: what errors call the file.
         on_bad_rows: fail or skip.
@@ -62,6 +63,7 @@ class TextStream(BatchStream):
 
     def __init__(
         self,
+        first: Block | None,
         blocks: Iterator[Block],
         parser: RowParser,
         name: str,
@@ -70,16 +72,16 @@ class TextStream(BatchStream):
         delimiter: str | None = None,
     ) -> None:
         """Read nothing yet."""
-        super().__init__(parser.schema, self._read(), source=blocks)
-        self._blocks = blocks
+        all_blocks = chain([] if first is None else [first], blocks)
+        super().__init__(parser.schema, self._read(all_blocks), source=blocks)
         self._parser = parser
         self._name = name
         self._on_bad_rows = on_bad_rows
         self.delimiter = delimiter
 
-    def _read(self) -> Generator[pa.RecordBatch]:
-        with closing(read_ahead(self._blocks, depth=1, name="blocks")) as blocks:
-            for block in blocks:
+    def _read(self, blocks: Iterator[Block]) -> Generator[pa.RecordBatch]:
+        with closing(read_ahead(blocks, depth=1, name="blocks")) as ahead:
+            for block in ahead:
                 table = self._parser.parse(memoryview(block.data))
                 yield from (self._good_rows(block) if table is None else table).to_batches()
 
@@ -130,15 +132,6 @@ def _check(view: memoryview, fits: Callable[[memoryview], bool]) -> Callable[[in
 
 def _joined(data: bytes, rows: list[tuple[int, int]], without: set[int]) -> bytes:
     return b"".join(data[start:end] for index, (start, end) in enumerate(rows) if index not in without)
-
-
-def chain_blocks(first: Block | None, blocks: Iterator[Block]) -> Generator[Block]:
-    """Yield the first block, which was read already, then the others; closing closes them."""
-    try:
-        yield from chain([first] if first else [], blocks)
-    finally:
-        if isinstance(blocks, Generator):
-            blocks.close()
 
 
 def bisect_rows(

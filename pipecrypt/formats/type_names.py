@@ -14,7 +14,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -87,13 +86,6 @@ class _TypeTextError(Exception):
     pass
 
 
-@dataclass(slots=True)
-class _TypePart:
-    label: str
-    type: pa.DataType
-    nullable: bool = True
-
-
 class _TypeParser:
     """Recursive descent over the tokens, which are kept in reverse order."""
 
@@ -148,33 +140,29 @@ class _TypeParser:
     def nested(self, name: str) -> pa.DataType | None:
         self.expect("<")
         if name == "dictionary":
-            found = self.dictionary()
-        else:
-            parts = [self.part(name)]
-            while self.peek() == ",":
-                self.take()
-                # What pyarrow prints after a map's parts.
-                parts.append(self.part(name))
-            self.expect(">")
-            if name == "fixed_size_list":
-                return pa.list_(_field(parts[0], "item"), int(self.words("[", "]")[0]))
-            return _call(name, _WITH_PARTS, *parts)
+            return self.dictionary()
+        parts = [self.part(name)]
+        while self.peek() == ",":
+            self.take()
+            # What pyarrow prints after a map's parts.
+            parts.append(self.part(name))
         self.expect(">")
-        return found
+        if name == "fixed_size_list":
+            return pa.list_(_named(parts[0], "item"), int(self.words("[", "]")[0]))
+        return _call(name, _WITH_PARTS, *parts)
 
-    def part(self, parent: str) -> _TypePart:
+    def part(self, parent: str) -> pa.Field:
         label = ""
         if len(self._tokens) > 1 and self._tokens[-2] in {":", "="}:
             label = self.take()
             self.take()
         elif parent == "struct":
             raise _TypeTextError("a field of a struct needs a name, as struct<a: int64>")
-        part = _TypePart(label, self.type())
-        if self.peek() == "not":
+        found, is_nullable = self.type(), self.peek() != "not"
+        if not is_nullable:
             self.take()
             self.expect("null")
-            part.nullable = False
-        return part
+        return pa.field(label, found, nullable=is_nullable)
 
     def dictionary(self) -> pa.DataType:
         values, indices, is_ordered = None, pa.int32(), False
@@ -190,15 +178,12 @@ class _TypeParser:
                 values = self.type()
             if self.peek() == ",":
                 self.take()
+        self.expect(">")
         return pa.dictionary(indices, values, ordered=is_ordered)
 
 
-def _field(part: _TypePart, default: str) -> pa.Field:
-    return pa.field(part.label or default, part.type, nullable=part.nullable)
-
-
-def _map(key: _TypePart, value: _TypePart) -> pa.DataType:
-    return pa.map_(key.type, _field(value, "value"))
+def _named(part: pa.Field, default: str) -> pa.Field:
+    return part if part.name else part.with_name(default)
 
 
 def _call(name: str, table: Mapping[str, Callable[..., pa.DataType]], *arguments: object) -> pa.DataType | None:
@@ -226,12 +211,12 @@ _WITH_WORDS: Final[dict[str, Callable[..., pa.DataType]]] = {
     "duration": pa.duration,
 }
 _WITH_PARTS: Final[dict[str, Callable[..., pa.DataType]]] = {
-    "list": lambda part: pa.list_(_field(part, "item")),
-    "large_list": lambda part: pa.large_list(_field(part, "item")),
-    "list_view": lambda part: pa.list_view(_field(part, "item")),
-    "large_list_view": lambda part: pa.large_list_view(_field(part, "item")),
-    "struct": lambda *parts: pa.struct([_field(part, "") for part in parts]),
-    "map": _map,
+    "list": lambda part: pa.list_(_named(part, "item")),
+    "large_list": lambda part: pa.large_list(_named(part, "item")),
+    "list_view": lambda part: pa.list_view(_named(part, "item")),
+    "large_list_view": lambda part: pa.large_list_view(_named(part, "item")),
+    "struct": lambda *parts: pa.struct(parts),
+    "map": lambda key, value: pa.map_(key.type, _named(value, "value")),
 }
 
 

@@ -11,7 +11,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
@@ -45,7 +45,7 @@ from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.protocol import SourceFile
 
-__all__ = ["Description", "EncryptedDataset", "describe", "open_dataset"]
+__all__ = ["EncryptedDataset", "open_dataset"]
 
 _BATCH_ROWS: Final = 131_072
 _MAX_BATCH_ROWS: Final = (1 << 31) - 1
@@ -54,6 +54,7 @@ _KEY_ID_DIGITS: Final = 16
 
 
 Filter: TypeAlias = "ds.Expression | Sequence[Any] | None"
+_Cells: TypeAlias = tuple[str, str, str]
 
 
 class EncryptedDataset:
@@ -248,24 +249,33 @@ class EncryptedDataset:
 
     def __repr__(self) -> str:
         """Show files, rows if they were counted or there is one file, columns and their keys."""
-        return self._shown(Description.as_text)
+        return self._shown(_as_text)
 
     def _repr_html_(self) -> str:
-        return self._shown(Description.as_html)
+        return self._shown(_as_html)
 
-    def _shown(self, render: Callable[[Description], str]) -> str:
+    def _shown(self, render: Callable[[str, list[str], list[_Cells]], str]) -> str:
         # Notebooks and debuggers show objects at any time, also closed ones.
         try:
-            return render(self._describe())
+            facts, columns = self._describe()
         except UsageError:
-            return render(Description(self._location.display, ("closed",), ()))
+            facts, columns = ["closed"], []
+        return render(self._location.display, facts, columns)
 
-    def _describe(self) -> Description:
-        is_counted = len(self._files) == 1 or "num_rows" in self.__dict__
-        rows = self.num_rows if is_counted else None
+    def _describe(self) -> tuple[list[str], list[_Cells]]:
+        """Return files, rows, and authenticity; and name, type and protection of each column."""
+        count, origin = len(self._files), self._verified
+        is_counted = count == 1 or "num_rows" in self.__dict__
+        facts = [f"{count:,} file{'' if count == 1 else 's'}"]
+        facts.append(f"{self.num_rows:,} rows" if is_counted else "rows not counted")
         view = self._fs.view(self._paths[0])
-        title, count = self._location.display, len(self._files)
-        return describe(title, self.schema, view, files=count, rows=rows, origin=self._verified)
+        if origin is not None:
+            signers = " and ".join(f"{key_id[:_KEY_ID_DIGITS]}..." for key_id in origin.key_ids)
+            facts.append(f"verified: version {origin.version} of dataset {origin.dataset_id}, signed by {signers}")
+            facts.append("each file is compared with what was signed when it is opened")
+        else:
+            facts.append(_authenticity(view, count))
+        return facts, [(field.name, str(field.type), _protection(field.name, view)) for field in self.schema]
 
     def _scanner(self, columns: Sequence[str] | None, rows: Filter, batch_rows: int) -> ds.Scanner:
         if isinstance(columns, str):
@@ -388,72 +398,24 @@ def _required(package: str) -> Any:
         raise MissingExtraError(f"{package} is not installed", hint=f"pip install {package}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    name: str
-    type: str
-    protection: str
+def _as_text(title: str, facts: list[str], columns: list[_Cells]) -> str:
+    longest = [max(map(len, cells)) for cells in zip(*columns, strict=True)]
+    lines = [f"pipecrypt dataset {title}", *(f"  {fact}" for fact in facts)]
+    for name, kind, protection in columns:
+        lines.append(f"    {name:<{longest[0]}}  {kind:<{longest[1]}}  {protection}")
+    return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What people want to know of a dataset.
-
-    Args:
-        title: its name.
-        facts: files, rows, authenticity.
-        columns: name, type and protection of each.
-    """
-
-    title: str
-    facts: tuple[str, ...]
-    columns: tuple[_Column, ...]
-
-    def as_text(self) -> str:
-        """Return lines of text."""
-        widths = [max((len(getattr(column, part)) for column in self.columns), default=0) for part in ("name", "type")]
-        lines = [f"pipecrypt dataset {self.title}", *(f"  {fact}" for fact in self.facts)]
-        for column in self.columns:
-            lines.append(f"    {column.name:<{widths[0]}}  {column.type:<{widths[1]}}  {column.protection}")
-        return "\n".join(lines)
-
-    def as_html(self) -> str:
-        """Return an HTML table; everything that comes from a file is escaped."""
-        cells = (
-            f"<tr><td>{html.escape(column.name)}</td><td>{html.escape(column.type)}</td>"
-            f"<td>{html.escape(column.protection)}</td></tr>"
-            for column in self.columns
-        )
-        facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self.facts)
-        return (
-            f"<div><b>pipecrypt dataset</b> <code>{html.escape(self.title)}</code><ul>{facts}</ul>"
-            f"<table><thead><tr><th>column</th><th>type</th><th>protection</th></tr></thead>"
-            f"<tbody>{''.join(cells)}</tbody></table></div>"
-        )
-
-
-def describe(
-    title: str, schema: pa.Schema, view: FileView | None, *, files: int, rows: int | None, origin: Origin | None = None
-) -> Description:
-    """Return the description.
-
-    Args:
-        title: the dataset's name.
-        schema: of all files.
-        view: of the first file; None where that is not encrypted.
-        files: how many there are.
-        rows: how many there are; None where that is not known yet.
-        origin: what was verified; None where nothing was.
-    """
-    facts = [f"{files:,} file{'' if files == 1 else 's'}", "rows not counted" if rows is None else f"{rows:,} rows"]
-    if origin is not None:
-        signers = _joined(tuple(f"{key_id[:_KEY_ID_DIGITS]}..." for key_id in origin.key_ids))
-        facts.append(f"verified: version {origin.version} of dataset {origin.dataset_id}, signed by {signers}")
-        facts.append("each file is compared with what was signed when it is opened")
-    else:
-        facts.append(_authenticity(view, files))
-    columns = tuple(_Column(field.name, str(field.type), _protection(field.name, view)) for field in schema)
-    return Description(title, tuple(facts), columns)
+def _as_html(title: str, facts: list[str], columns: list[_Cells]) -> str:
+    """Return an HTML table; everything that comes from a file is escaped."""
+    rows = ("".join(f"<td>{html.escape(cell)}</td>" for cell in column) for column in columns)
+    cells = "".join(f"<tr>{row}</tr>" for row in rows)
+    listed = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
+    return (
+        f"<div><b>pipecrypt dataset</b> <code>{html.escape(title)}</code><ul>{listed}</ul>"
+        f"<table><thead><tr><th>column</th><th>type</th><th>protection</th></tr></thead>"
+        f"<tbody>{cells}</tbody></table></div>"
+    )
 
 
 def _authenticity(view: FileView | None, files: int) -> str:
@@ -479,13 +441,9 @@ def _protection(root: str, view: FileView | None) -> str:
     owners = dict.fromkeys(_owner(keys[index]) for index in sealed)
     parts = "partly encrypted" if len(sealed) < len(under) else "encrypted"
     missing = ", key missing" if view.locked_columns & set(sealed) else ""
-    return f"{parts} under {_joined(tuple(owners))}{missing}"
+    return f"{parts} under {' and '.join(owners)}{missing}"
 
 
 def _owner(key_metadata: bytes) -> str:
     material = parse_key_metadata(key_metadata)
     return ascii(material.master_key_id)[1:-1] if isinstance(material, KeyMaterial) else "a key of another program"
-
-
-def _joined(names: Sequence[str]) -> str:
-    return " and ".join(names)

@@ -253,11 +253,11 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
             except IntegrityError:  # perhaps moved to its place since it was listed
                 if is_last:
                     raise
-        if error is not None and not any(each.staged for each in compared):
+        if error is not None and not any(compared.values()):
             raise error
-        for each in compared:
-            found |= staged_as(each.staged, shown_as)  # also where something else is in its place
-        hidden = kept_beside_data(found, directory, [each.root for each in compared])
+        for staged in compared.values():
+            found |= staged_as(staged, shown_as)  # also where something else is in its place
+        hidden = kept_beside_data(found, directory, compared)
         return {name: info for name, info in found.items() if name not in hidden}
 
     def _is_hidden(self, path: str) -> bool:

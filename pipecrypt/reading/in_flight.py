@@ -30,7 +30,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.ranges import MemorySource
 
-__all__ = ["decrypt_bytes", "encrypt_bytes", "forget_sessions"]
+__all__ = ["decrypt_bytes", "encrypt_bytes"]
 
 _NAME: Final = "the batch"
 _REQUIRED_HINT: Final = "require= asked for it: whoever made this message did not, or changed it"
@@ -63,13 +63,13 @@ def encrypt_bytes(batch: Any, policy: Policy, *, credentials: Credentials | None
         raise UsageError("there is no place for grants beside a batch", hint="use a policy without also for batches")
     # Digests of what stays in plaintext, as of files that are signed: the footer's tag vouches for them.
     engine_policy, sink = replace(policy.engine_policy(), digest=DigestAlgorithm.SHA256), _MemorySink()
-    session, dataset_id = _SESSIONS.writing(engine_policy.key_references(), credentials)
+    session, dataset_id = _SESSIONS.find("write", engine_policy.key_references(), credentials)
     with FileEncryption(sink, engine_policy, keys=session, context=Context(dataset_id, _PATH)) as encryption:
         with closing(encode_row_groups(batches_of(batch), policy.encode_options())) as groups:
             for group in groups:
-                encryption.append(MemorySource(group.data, _NAME))
+                encryption.append(MemorySource(group, _NAME))
         encryption.finish()
-    return bytes(sink.data)
+    return bytes(sink)
 
 
 def decrypt_bytes(
@@ -102,7 +102,7 @@ def decrypt_bytes(
     if not isinstance(data, bytes | bytearray | memoryview):
         raise UsageError("the message is not bytes", hint="pass what encrypt_bytes returned")
     source = MemorySource(data, _NAME)
-    session = _SESSIONS.reading(listed_keys(keys), credentials)
+    session, _ = _SESSIONS.find("read", listed_keys(keys), credentials)
     with open_table_view(source, keys=FileKeys(session)) as view:
         if not view.is_encrypted:
             raise NotEncryptedError(f"{_NAME} is not encrypted")
@@ -161,14 +161,11 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-class _MemorySink:
+class _MemorySink(bytearray):
     """The bytes of a file."""
 
-    def __init__(self) -> None:
-        self.data = bytearray()
-
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.data += data
+        self += data
 
 
 class _SessionCache:
@@ -180,35 +177,25 @@ class _SessionCache:
         atexit.register(self.forget)
         os.register_at_fork(after_in_child=self._begin_anew)
 
-    def writing(self, references: tuple[str, ...], credentials: Credentials | None) -> tuple[KeySession, str]:
-        """Return a session that writes, and the dataset id of all batches of this process."""
-        session, dataset_id, _ = self._find("write", references, credentials)
-        return session, dataset_id
-
-    def reading(self, references: tuple[str, ...], credentials: Credentials | None) -> KeySession:
-        """Return a session that reads."""
-        return self._find("read", references, credentials)[0]
-
-    def _find(
+    def find(
         self, purpose: str, references: tuple[str, ...], credentials: Credentials | None
-    ) -> tuple[KeySession, str, Credentials]:
-        opener = _environment() if credentials is None else id(credentials)
+    ) -> tuple[KeySession, str]:
+        """Return a session for a purpose, "read" or "write", and the dataset id of all batches that it writes."""
+        environment = ((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES))
+        opener: Hashable = tuple(sorted(environment)) if credentials is None else id(credentials)
         name = (purpose, references, opener)
         with self._lock:
             if name not in self._kept:
                 given = Credentials.from_environment() if credentials is None else credentials
                 dataset_id = new_dataset_id()
                 written = dataset_id if purpose == "write" else None
-                self._kept[name] = (
-                    KeySession(references, credentials=given, dataset_id=written),
-                    dataset_id,
-                    given,  # kept, so that its id is nobody else's
-                )
+                session = KeySession(references, credentials=given, dataset_id=written)
+                self._kept[name] = (session, dataset_id, given)  # the last one so that its id is nobody else's
             self._kept.move_to_end(name)
             # A session that another thread still uses must not be wiped: it goes when that thread lets go of it.
             while len(self._kept) > _MOST_SESSIONS:
                 self._kept.popitem(last=False)
-            return self._kept[name]
+            return self._kept[name][:2]
 
     def _begin_anew(self) -> None:
         # A forked process has a KEK of its own: two processes that share one would not know how often it was used.
@@ -224,13 +211,4 @@ class _SessionCache:
             self._kept.clear()
 
 
-def _environment() -> Hashable:
-    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES)))
-
-
 _SESSIONS: Final = _SessionCache()
-
-
-def forget_sessions() -> None:
-    """Wipe the keys that `encrypt_bytes` and `decrypt_bytes` keep in this process."""
-    _SESSIONS.forget()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from types import TracebackType
-from typing import Any, Final, Self
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,58 +70,39 @@ def arrow_errors(what: str) -> Iterator[None]:
 
 
 class Rows:
-    """Rows of one file as Python values; a context manager.
+    """Rows of one file as Python values.
+
+    Args:
+        file: open; closed by whoever opened it.
+        columns: the leaf columns that are read.
+        locked_columns: dotted paths of columns whose key is missing and that were not asked for.
+        limit: at most so many rows; None for all.
+        unchecked: what was not authenticated, each as a sentence.
 
     Attributes:
         column_names: of the top-level columns that are read.
-        locked_columns: dotted paths of columns whose key is missing and that were not asked for.
-        unchecked: what was not authenticated, each as a sentence.
     """
 
     def __init__(
         self,
         file: pq.ParquetFile,
         columns: list[int],
-        locked: tuple[str, ...],
-        limit: int | None,
+        locked_columns: tuple[str, ...],
         *,
+        limit: int | None,
         unchecked: tuple[str, ...],
     ) -> None:
-        """Keep the open file."""
+        """Read no row yet."""
         self._file = file
         self._columns = columns
         self._limit = limit
-        self._stack = ExitStack()
-        self.locked_columns = locked
+        self.locked_columns = locked_columns
         self.unchecked = unchecked
         with arrow_errors("the schema"):
             # Columns are told apart by number: a name may stand twice, or have a dot in it.
             self.column_names = tuple(file.reader.read_row_groups([], column_indices=columns).column_names)
 
-    def keep(self, stack: ExitStack) -> None:
-        """Own what must be closed after reading."""
-        self._stack = stack
-
-    def __enter__(self) -> Self:
-        """Return the rows."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the file and wipe its keys."""
-        self._stack.close()
-
-    def batches(self) -> Iterator[list[dict[str, Any]]]:
-        """Yield lists of rows, each a dict by column name; of columns with one name, the last.
-
-        Raises:
-            PipecryptError: the file is damaged or was tampered with.
-        """
-        for values in self.value_batches():
-            yield [dict(zip(self.column_names, row, strict=True)) for row in values]
-
-    def value_batches(self) -> Iterator[list[tuple[Any, ...]]]:
+    def batches(self) -> Iterator[list[tuple[Any, ...]]]:
         """Yield lists of rows, each a tuple in the order of `column_names`.
 
         Raises:
@@ -162,6 +142,7 @@ def _python_values(name: str, column: pa.Array) -> list[Any]:
         ) from None
 
 
+@contextmanager
 def read_rows(
     location: Location,
     *,
@@ -171,8 +152,8 @@ def read_rows(
     aad_prefix: bytes | None = None,
     checks: Checks = NO_CHECKS,
     credentials: Credentials | None = None,
-) -> Rows:
-    """Open one file for reading rows; the caller closes it with a `with` block.
+) -> Iterator[Rows]:
+    """Open one file for reading rows; leaving the block closes it and wipes its keys.
 
     Args:
         location: the file.
@@ -209,11 +190,14 @@ def read_rows(
                 f"{view.name} holds the bytes of another file, no table",
                 hint="pipecrypt decrypt FILE - writes them to standard output",
             )
-        file = stack.enter_context(_open_file(view))
+        with arrow_errors(view.name):
+            file = stack.enter_context(pq.ParquetFile(pa.PythonFile(ViewFile(view), mode="r")))
         chosen, locked = _choose(view, columns)
-        rows = Rows(file, chosen, locked, limit, unchecked=_unchecked(view, checks, has_keys=bool(keys)))
-        rows.keep(stack.pop_all())
-        return rows
+        unchecked = _unchecked(view, checks, has_keys=bool(keys))
+        rows = Rows(file, chosen, locked, limit=limit, unchecked=unchecked)
+        opened = stack.pop_all()
+    with closing(opened):  # which need not know how reading ended
+        yield rows
 
 
 def _open_ranges(
@@ -238,11 +222,6 @@ def _unchecked(view: TableView, checks: Checks, *, has_keys: bool) -> tuple[str,
             "columns in plaintext may have been changed or put in the place of encrypted ones"
         )
     return tuple(found)
-
-
-def _open_file(view: TableView) -> pq.ParquetFile:
-    with arrow_errors(view.name):
-        return pq.ParquetFile(pa.PythonFile(ViewFile(view), mode="r"))
 
 
 def _choose(view: TableView, columns: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:

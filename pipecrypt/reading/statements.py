@@ -13,7 +13,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pipecrypt.dataset.governing import read_envelope, recall
 from pipecrypt.dataset.requirements import Requirements
@@ -29,11 +29,8 @@ __all__ = [
     "DIRECTORY",
     "OTHER",
     "Beside",
-    "CheckedListing",
     "Listing",
-    "PinnedStatements",
     "ShownAs",
-    "StatementFinder",
     "Statements",
     "UncheckedListings",
     "beside_glob",
@@ -59,88 +56,6 @@ Beside: TypeAlias = Callable[[], Iterable[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedListing:
-    """What a listing was compared with.
-
-    Args:
-        root: the directory of the dataset.
-        staged: what the storage says about files that are not at their places yet, by those places.
-    """
-
-    root: str
-    staged: Mapping[str, Mapping[str, Any]]
-
-
-class Statements(Protocol):
-    """Says what was signed about a file; safe to use from several threads."""
-
-    @property
-    def generation(self) -> int:
-        """A number that changes when a statement was replaced: what was shown under the one before is outdated."""
-
-    def find(self, path: str) -> SignedFile:
-        """Return what was signed about a file.
-
-        Raises:
-            NotTrustedError: there is no statement about it, or too few trusted keys signed it.
-            IntegrityError: the statement does not hold, or the file was not signed: nothing below `_pipecrypt/` is.
-        """
-
-    def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
-        """Return what a newer statement says about a file that was refused; None if there is none."""
-
-    def check_listing(
-        self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
-    ) -> tuple[CheckedListing, ...]:
-        """Pass if a listing shows every signed file that it must; added files are noticed when opened.
-
-        Returns:
-            What it was compared with: the dataset that governs the directory; where none does, those that show below.
-
-        Args:
-            directory: below which was listed, or a file that was. Where no dataset is there or above, nor shows below,
-                nothing is compared but that it is not in the place of a single signed file.
-            found: the paths that are shown, and of each its type, as fsspec calls it.
-            shown_as: how each file must be.
-            beside: what else shows that there are datasets below the directory; asked where none is there or above.
-
-        Raises:
-            IntegrityError: a file is missing, or the statement does not hold.
-        """
-
-
-class PinnedStatements:
-    """What was signed about files that were listed before, once and for all: versions are never mixed.
-
-    Args:
-        files: by path in the file system.
-    """
-
-    generation = 0
-
-    def __init__(self, files: Mapping[str, SignedFile]) -> None:
-        """Keep them."""
-        self._files = dict(files)
-
-    def find(self, path: str) -> SignedFile:
-        """Return what was signed about a file."""
-        found = self._files.get(path)
-        if found is None:
-            raise IntegrityError(f"{path} is not among the signed files opened here", hint="open it by its own name")
-        return found
-
-    def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
-        """Return None."""
-        return None
-
-    def check_listing(
-        self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
-    ) -> tuple[CheckedListing, ...]:
-        """Return nothing: what was listed before has been compared."""
-        return ()
-
-
-@dataclass(frozen=True, slots=True)
 class _OpenDataset:
     """A dataset, and its paths in order."""
 
@@ -158,19 +73,22 @@ class _OpenDataset:
         return tuple(f"{root}/{path}" for path in self.paths[first:last])
 
 
-class StatementFinder:
-    """Looks for statements as files are opened.
+class Statements:
+    """Says what was signed about a file; safe to use from several threads.
 
     Args:
         fs: the fsspec file system that stores the files.
         requirements: what must hold of a statement.
+        pinned: what was signed about files that were listed before, by path, once and for all: versions are never
+            mixed. None: looked for as files are opened.
     """
 
-    def __init__(self, fs: Any, requirements: Requirements) -> None:
+    def __init__(self, fs: Any, requirements: Requirements, *, pinned: Mapping[str, SignedFile] | None = None) -> None:
         """Look for nothing yet."""
         self._fs = fs
         self._files = FilesystemFiles(fs)
         self._requirements = requirements
+        self._pinned = pinned
         self._lock = threading.Lock()
         self._open: dict[str, _OpenDataset] = {}
         self._listings = UncheckedListings()
@@ -178,11 +96,21 @@ class StatementFinder:
 
     @property
     def generation(self) -> int:
-        """How many statements were replaced."""
+        """How many statements were replaced: what was shown under the one before is outdated."""
         return self._generation
 
     def find(self, path: str) -> SignedFile:
-        """Return what was signed about a file, first by the datasets that are open: climbing to one costs requests."""
+        """Return what was signed about a file, first by the datasets that are open: climbing to one costs requests.
+
+        Raises:
+            NotTrustedError: there is no statement about it, or too few trusted keys signed it.
+            IntegrityError: the statement does not hold, or the file was not signed: nothing below `_pipecrypt/` is.
+        """
+        if self._pinned is not None:
+            if path not in self._pinned:
+                what = f"{path} is not among the signed files opened here"
+                raise IntegrityError(what, hint="open it by its own name")
+            return self._pinned[path]
         with self._lock:
             for each in self._open.values():
                 below = each.dataset.below(path)
@@ -192,23 +120,45 @@ class StatementFinder:
             return self._look(path)
 
     def find_again(self, path: str, refused: SignedFile) -> SignedFile | None:
-        """Return what is signed about a file now, if that is something else."""
+        """Return what a newer statement says about a file that was refused; None if there is none."""
+        if self._pinned is not None:
+            return None
         with self._lock:
             found = self._look(path)
         return None if found == refused else found
 
     def check_listing(
         self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
-    ) -> tuple[CheckedListing, ...]:
-        """Pass if a listing shows every signed file that it must, but for those that a run has staged."""
-        known = self._current_above(directory, found, shown_as)
+    ) -> dict[str, Mapping[str, Any]]:
+        """Pass if a listing shows every signed file that it must, but for those that a run has staged.
+
+        Added files are noticed when they are opened. Pinned files were listed and compared before.
+
+        Returns:
+            By the roots of the datasets that it was compared with (the one that governs the directory; where none does,
+            those that show below): what the storage says about staged files, by the places where they are not yet.
+
+        Args:
+            directory: below which was listed, or a file that was. Where no dataset is there or above, nor shows below,
+                nothing is compared but that it is not in the place of a single signed file.
+            found: the paths that are shown, and of each its type, as fsspec calls it.
+            shown_as: how each file must be.
+            beside: what else shows that there are datasets below the directory; asked where none is there or above.
+
+        Raises:
+            IntegrityError: a file is missing, or the statement does not hold.
+        """
+        if self._pinned is not None:
+            return {}
+        with self._lock:
+            known = self._current_above(directory, found, shown_as)
         if known is not None:
-            compared: tuple[CheckedListing, ...] = (self._compare(known, directory, found, shown_as),)
+            compared = {known.dataset.root: self._compare(known, directory, found, shown_as)}
         else:
             self._check_no_signed_file(directory, found)
             below = self._datasets_below(directory, found, shown_as, beside)
-            compared = tuple(self._compare(each, each.dataset.root, found, shown_as) for each in below)
-        listing = Listing(directory, found, shown_as, {each.root for each in compared})
+            compared = {each.dataset.root: self._compare(each, each.dataset.root, found, shown_as) for each in below}
+        listing = Listing(directory, found, shown_as, set(compared))
         with self._lock:
             self._listings.supersede(listing)
             if known is None and any(shown_as(name) is not None for name in found):
@@ -221,7 +171,7 @@ class StatementFinder:
         for each in self._listings.showing(path, root):
             start = each.directory if known.dataset.below(each.directory) is not None else root
             if root in each.partial or _missing(known, start, each.found, each.shown_as):
-                self._listings.tell(each, root)
+                self._listings.mark_partial(each, root)
                 listed = self._files.display(each.directory)
                 raise MovedError(
                     f"{known.dataset.name} was signed after {listed} was listed, which showed a part of it",
@@ -230,19 +180,22 @@ class StatementFinder:
             each.whole.add(root)
 
     def _current_above(self, directory: str, found: Mapping[str, str], shown_as: ShownAs) -> _OpenDataset | None:
-        with self._lock:
-            known = self._known_above(directory)
-            if known is None or _missing(known, directory, found, shown_as):
-                known = self._open_above(f"{directory}/")  # perhaps a newer one
-            return known
+        for known in self._open.values():
+            is_above = known.dataset.root == directory or known.dataset.below(directory) is not None
+            if is_above and not self._is_expired(known):
+                if not _missing(known, directory, found, shown_as):
+                    return known
+                break
+        return self._open_above(f"{directory}/")  # perhaps a newer one
 
     def _compare(
         self, known: _OpenDataset, directory: str, found: Mapping[str, str], shown_as: ShownAs
-    ) -> CheckedListing:
-        root, gone = known.dataset.root, _missing(known, directory, found, shown_as)
+    ) -> Mapping[str, Any]:
+        gone = _missing(known, directory, found, shown_as)
         staged = self._staged(known, gone) if gone else {}
-        refuse([missing(path[len(root) + 1 :]) for path in gone if path not in staged], name=known.dataset.name)
-        return CheckedListing(root, staged)
+        away = [missing(path[len(known.dataset.root) + 1 :]) for path in gone if path not in staged]
+        refuse(away, name=known.dataset.name)
+        return staged
 
     def _datasets_below(
         self, directory: str, found: Mapping[str, str], shown_as: ShownAs, beside: Beside
@@ -260,7 +213,8 @@ class StatementFinder:
             if level.rpartition("/")[0] in governed:
                 governed.add(level)
             elif level in kept or recall(self._files, level, self._requirements.memory) is not None:
-                known = self._current_above(level, found, shown_as)
+                with self._lock:
+                    known = self._current_above(level, found, shown_as)
                 if known is not None:
                     governed.add(level)
                     below[known.dataset.root] = known
@@ -277,9 +231,9 @@ class StatementFinder:
     def _staged(self, known: _OpenDataset, places: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """Return what the storage says about files that are staged, by their places; nobody has looked into them."""
         dataset = known.dataset
-        if dataset.verified.manifest.run is None:
+        if dataset.manifest.run is None:
             return {}
-        base = f"{dataset.root}/{staged_path(dataset.verified.manifest.run)}"
+        base = f"{dataset.root}/{staged_path(dataset.manifest.run)}"
         with map_errors(f"cannot list {self._files.display(base)}"):
             try:
                 found = self._fs.find(base, detail=True)
@@ -292,13 +246,6 @@ class StatementFinder:
             if info.get("type") == "file" and info.get("size") == dataset.entries[below].size_bytes:
                 staged[place] = {**info, "name": place}
         return staged
-
-    def _known_above(self, directory: str) -> _OpenDataset | None:
-        for each in self._open.values():
-            is_above = each.dataset.root == directory or each.dataset.below(directory) is not None
-            if is_above and not self._is_expired(each):
-                return each
-        return None
 
     def _look(self, path: str) -> SignedFile:
         found = self._open_above(path)
@@ -319,13 +266,13 @@ class StatementFinder:
         if dataset is None:
             return None
         known = self._open.get(dataset.root)
-        if known is not None and known.dataset.verified.statement_sha256 != dataset.verified.statement_sha256:
+        if known is not None and known.dataset.statement_sha256 != dataset.statement_sha256:
             self._generation += 1
         self._open[dataset.root] = found = _OpenDataset(dataset, tuple(dataset.entries))
         return found
 
     def _is_expired(self, known: _OpenDataset) -> bool:
-        expires = known.dataset.verified.manifest.expires
+        expires = known.dataset.manifest.expires
         return expires is not None and self._requirements.clock() >= expires
 
 
@@ -407,7 +354,7 @@ class UncheckedListings:
             oldest = self._kept.pop(next(iter(self._kept)))
             self._names -= sum(len(each.found) for each in oldest)
 
-    def tell(self, listing: Listing, root: str) -> None:
+    def mark_partial(self, listing: Listing, root: str) -> None:
         """Note that a listing showed a part of a dataset: so it is until the dataset is listed again."""
         if not listing.partial:
             self._partial.append(listing)
@@ -492,8 +439,10 @@ def kept_beside_data(names: Iterable[str], directory: str, roots: Iterable[str])
     for name in names:
         if RESERVED_DIRECTORY not in name:
             continue
-        root = _root_of(name, known)
-        if root is not None:
+        root, slash = name, "/"
+        while slash and root not in known:
+            root, slash, _ = root.rpartition("/")
+        if slash:
             if is_reserved(name[len(root) + 1 :].rstrip("/")):
                 kept.add(name)
             continue
@@ -504,11 +453,3 @@ def kept_beside_data(names: Iterable[str], directory: str, roots: Iterable[str])
     # Below the root of a dataset, a directory of data may have that name too.
     others = {name for name, root in above.items() if not any(tuple(root[:n]) in guessed for n in range(len(root)))}
     return kept | others
-
-
-def _root_of(name: str, roots: set[str]) -> str | None:
-    while name not in roots:
-        name, slash, _ = name.rpartition("/")
-        if not slash:
-            return None
-    return name

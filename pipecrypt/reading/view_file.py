@@ -6,9 +6,10 @@ import atexit
 import io
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
+from pipecrypt.parquet.files import BlobView, TableView
 from pipecrypt.store.open import RangeFile
 
 __all__ = ["FileView", "ViewFile"]
@@ -43,28 +44,8 @@ _POLL_SECONDS: Final = 0.001
 _LENT: Final = _LentBuffers()
 
 
-class FileView(Protocol):
-    """What a file shows in the clear; safe to read from several threads."""
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of what is shown."""
-
-    def read_range(self, start: int, length: int) -> memoryview:
-        """Return exactly `length` bytes from `start`."""
-
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[memoryview]:
-        """Return the bytes of each range (start, length)."""
-
-    def forget_plaintext(self) -> None:
-        """Forget what is kept; reading goes on."""
-
-    def close(self) -> None:
-        """Wipe all keys and forget all plaintext. Safe to call twice."""
+# What a file shows in the clear; safe to read from several threads.
+FileView: TypeAlias = TableView | BlobView
 
 
 def _ignore(view: FileView) -> None:

@@ -1,6 +1,6 @@
 """The plaintext views of the files of one file system: which view a file gets, and the ones kept under one key session.
 
-What kind of view a file gets is decided in `_choose_view`, and nowhere else. Where keys are trusted, no file gets one,
+What kind of view a file gets is decided in `Views._show`, and nowhere else. Where keys are trusted, no file gets one,
 or is shown as it is stored, before it was compared with what was signed.
 """
 
@@ -27,30 +27,18 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import BlobView, ChunkCache, MissingKeys, is_parquet, open_view
 from pipecrypt.parquet.footer.stored import read_stored_footer
-from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.reading.statements import PinnedStatements, StatementFinder, Statements
+from pipecrypt.reading.statements import Statements
 from pipecrypt.reading.view_file import FileView
 from pipecrypt.runs.file_keys import keys_of_object
 from pipecrypt.runs.files import listed_keys
 from pipecrypt.store.filesystem import fingerprint_of, read_stored, size_of
 from pipecrypt.store.problems import map_errors
-from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits
+from pipecrypt.vocabulary.context import parse_aad_prefix
+from pipecrypt.vocabulary.ranges import SourceTraits
 
-__all__ = [
-    "KEYS_VARIABLE",
-    "FileRanges",
-    "StoredFile",
-    "ViewOptions",
-    "Views",
-    "check_names",
-    "key_references",
-    "open_places",
-    "stat_file",
-    "view_options",
-]
+__all__ = ["FileRanges", "StoredFile", "Views", "check_names", "view_options"]
 
-KEYS_VARIABLE: Final = "PIPECRYPT_KEYS"
-_HEX: Final = "hex:"
+_KEYS_VARIABLE: Final = "PIPECRYPT_KEYS"
 _NAMES: Final = (
     "keys",
     "trust",
@@ -105,23 +93,8 @@ def view_options(
         raise UsageError(
             f"on_missing_key is {on_missing_key!r}", hint='write on_missing_key="error" or on_missing_key="null"'
         ) from None
-    return ViewOptions(None if keys is None else listed_keys(keys), missing, _prefix(aad_prefix), trust)
-
-
-def _prefix(given: str | bytes | None) -> bytes | None:
-    if not isinstance(given, str):
-        return given
-    if not given.startswith(_HEX):
-        return given.encode()
-    try:
-        return bytes.fromhex(given.removeprefix(_HEX))
-    except ValueError:
-        raise UsageError(f"the AAD prefix {given!r} is not hex", hint="write hex: and pairs of hex digits") from None
-
-
-def key_references(options: ViewOptions, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the key references to read with."""
-    return tuple(environ.get(KEYS_VARIABLE, "").split()) if options.keys is None else options.keys
+    prefix = parse_aad_prefix(aad_prefix) if isinstance(aad_prefix, str) else aad_prefix
+    return ViewOptions(None if keys is None else listed_keys(keys), missing, prefix, trust)
 
 
 def check_names(others: Collection[str]) -> None:
@@ -257,21 +230,6 @@ class _OpenKeys:
         return 0 if self.statements is None else self.statements.generation
 
 
-@dataclass(frozen=True, slots=True)
-class _KeptView:
-    """A file that was opened.
-
-    Args:
-        fingerprint: of the file.
-        generation: of the statements that it was compared with.
-        view: None where the file is shown as it is stored.
-    """
-
-    fingerprint: str
-    generation: int
-    view: FileView | None
-
-
 class Views:
     """The views of one file system. Safe to use from several threads; closing it wipes all keys.
 
@@ -310,7 +268,9 @@ class Views:
         self._lock = threading.RLock()  # of the views and their users
         self._is_closed = False
         self._open_keys: _OpenKeys | None = None
-        self._views: OrderedDict[str, _KeptView] = OrderedDict()
+        # By path: the file's fingerprint, the generation of the statements that it was compared with, and its view; or
+        # None where it is shown as it is stored.
+        self._views: OrderedDict[str, tuple[str, int, FileView | None]] = OrderedDict()
         self._users: Counter[int] = Counter()
         self._kept = ChunkCache(_KEPT_BYTES)
 
@@ -328,21 +288,23 @@ class Views:
             known = self.known(file)
             if known is None:
                 generation = current.generation
-                known = (self._open(file, current),)
-                self._keep(file.path, _KeptView(file.fingerprint, generation, known[0]), current)
-        if known[0] is not None and current.checks.warns:
+                view = self._open(file, current)
+                self._keep(file, generation, view, current)
+            else:
+                view = known[0]
+        if view is not None and current.checks.warns:
             warn_unchecked()
-        return known[0]
+        return view
 
     def known(self, file: StoredFile) -> tuple[FileView | None] | None:
         """Return the view in a tuple if it was opened before and the file is still the same, else None."""
         with self._lock:
             known = self._views.get(file.path)
             generation = 0 if self._open_keys is None else self._open_keys.generation
-            if known is None or (known.fingerprint, known.generation) != (file.fingerprint, generation):
+            if known is None or known[:2] != (file.fingerprint, generation):
                 return None
             self._views.move_to_end(file.path)
-            return (known.view,)
+            return known[2:]
 
     def use(self, view: FileView) -> None:
         """Say that a file object reads the view from now on."""
@@ -385,7 +347,9 @@ class Views:
 
     def _open_current(self) -> _OpenKeys:
         credentials = self._credentials or Credentials.from_environment()
-        references = key_references(self._options, credentials.environ)
+        references = self._options.keys
+        if references is None:
+            references = tuple(credentials.environ.get(_KEYS_VARIABLE, "").split())
         with self._session_lock:
             if self._is_closed:
                 raise _closed()
@@ -399,9 +363,9 @@ class Views:
             return current
 
     def _close_current(self) -> None:
-        for known in self._views.values():
-            if known.view is not None:
-                known.view.close()
+        for _, _, view in self._views.values():
+            if view is not None:
+                view.close()
         self._views.clear()
         if self._open_keys is not None:
             self._open_keys.session.close()
@@ -419,10 +383,8 @@ class Views:
         return checks_of(asked, os.environ, self._credentials or Credentials.from_environment())
 
     def _new_statements(self) -> Statements | None:
-        if self._pinned is not None:
-            return PinnedStatements(self._pinned)
         requirements = self._checks.requirements
-        return None if requirements is None else StatementFinder(self._fs, requirements)
+        return None if requirements is None else Statements(self._fs, requirements, pinned=self._pinned)
 
     def find_elsewhere(self, path: str) -> StoredFile | None:
         """Return a signed file that is not at its path from where a run has it; None if it is not there."""
@@ -440,21 +402,11 @@ class Views:
         return None
 
     def _open(self, file: StoredFile, current: _OpenKeys) -> FileView | None:
-        keys, mode = keys_of_object(file.fs, file.path, current.session), current.checks.mode
-
-        def choose(source: FileRanges, signed: SignedFile | None) -> FileView | None:
-            ranges: RangeSource = source
-            if signed is not None:
-                ranges = SignedRanges(source, signed.entry, partial(open_places, file, signed))
-            view = _choose_view(ranges, keys, self._options, self._kept, signed, mode=mode)
-            source.forget_ends()
-            return view
-
         if current.statements is None:
-            return choose(FileRanges(file), None)
+            return self._show(FileRanges(file), file, None, current)
         signed = current.statements.find(file.path)
         try:
-            return choose(FileRanges(file), signed)
+            return self._show(FileRanges(file), file, signed, current)
         except (IntegrityError, ConflictError, StorageError):
             # A run may have published another version, and staged the file or moved it to its place meanwhile.
             newer = current.statements.find_again(file.path, signed)
@@ -462,16 +414,43 @@ class Views:
             found = first_signed(partial(open_places, file, now), now.entry)
             if found is None and newer is None:
                 raise
-        return choose(FileRanges(file) if found is None else found, now)
+        return self._show(FileRanges(file) if found is None else found, file, now, current)
 
-    def _keep(self, path: str, known: _KeptView, current: _OpenKeys) -> None:
+    def _show(
+        self, ranges: FileRanges, file: StoredFile, signed: SignedFile | None, current: _OpenKeys
+    ) -> FileView | None:
+        """Return the view that fits the kind of file, or None where the file is shown as it is stored."""
+        mode = current.checks.mode
+        if signed is None:
+            source = CheckedSource(ranges)
+            if not is_parquet(source):
+                return None
+            stored = read_stored_footer(source)
+        else:
+            source = CheckedSource(SignedRanges(ranges, signed.entry, partial(open_places, file, signed)))
+            stored = check_file(signed, source, mode)
+        view = open_view(
+            source,
+            keys=keys_of_object(file.fs, file.path, current.session),
+            aad_prefix=self._options.aad_prefix,
+            codec=ZstdCodec(),
+            missing=self._options.missing,
+            cache=self._kept,
+            stored=stored,
+            check_opened=None if signed is None else check_when_opened(signed, source, mode),
+            checks_digests=mode is not VerifyMode.OFF,
+        )
+        ranges.forget_ends()
+        return view if isinstance(view, BlobView) or view.is_encrypted else None
+
+    def _keep(self, file: StoredFile, generation: int, view: FileView | None, current: _OpenKeys) -> None:
         with self._session_lock, self._lock:
             if self._open_keys is not current:  # closed while the view was opened, so nobody else would close the view
-                if known.view is not None:
-                    known.view.close()
+                if view is not None:
+                    view.close()
                 raise _closed()
-            self._views[path] = known
-            self._views.move_to_end(path)
+            self._views[file.path] = (file.fingerprint, generation, view)
+            self._views.move_to_end(file.path)
             while len(self._views) > _KEPT_VIEWS:
                 # Not closed: somebody may read it. Its keys are wiped when nobody does any more.
                 self._views.popitem(last=False)
@@ -479,34 +458,3 @@ class Views:
 
 def _closed() -> UsageError:
     return UsageError("this dataset was closed, and its keys were wiped", hint="read it inside of its with block")
-
-
-def _choose_view(
-    ranges: RangeSource,
-    keys: DataKeys,
-    options: ViewOptions,
-    kept: ChunkCache,
-    signed: SignedFile | None,
-    *,
-    mode: VerifyMode,
-) -> FileView | None:
-    """Return the view that fits the kind of file, or None where the file is shown as it is stored."""
-    source = CheckedSource(ranges)
-    if signed is not None:
-        stored = check_file(signed, source, mode)
-    elif is_parquet(source):
-        stored = read_stored_footer(source)
-    else:
-        return None
-    view = open_view(
-        source,
-        keys=keys,
-        aad_prefix=options.aad_prefix,
-        codec=ZstdCodec(),
-        missing=options.missing,
-        cache=kept,
-        stored=stored,
-        check_opened=None if signed is None else check_when_opened(signed, source, mode),
-        checks_digests=mode is not VerifyMode.OFF,
-    )
-    return view if isinstance(view, BlobView) or view.is_encrypted else None

@@ -21,7 +21,7 @@ from pipecrypt.dataset.share.granting import check_datasets
 from pipecrypt.dataset.share.grants import add_grants
 from pipecrypt.dataset.share.kek_search import EncryptedData, search_keks
 from pipecrypt.dataset.share.rekeying import Rekeying
-from pipecrypt.dataset.sign.publishing import publish_dataset, publish_file
+from pipecrypt.dataset.sign.next_version import publish_dataset, publish_file
 from pipecrypt.dataset.sign.records import SignedStatement, SigningOptions
 from pipecrypt.dataset.sign.signers import OpenSigners
 from pipecrypt.dataset.statement.file_list import FileEntry

@@ -223,7 +223,7 @@ class DirectoryRun:
     @property
     def _is_expired(self) -> bool:
         earlier = self._state.earlier
-        return earlier is not None and earlier.expires is not None and utc_now() >= earlier.expires
+        return earlier is not None and earlier.manifest.expires is not None and utc_now() >= earlier.manifest.expires
 
     def _remove_unsigned(self) -> None:
         """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one."""
@@ -427,7 +427,7 @@ def _make_header(spec: EncryptSpec, plan: Plan, state: SinkState, decision: Deci
         return decision.continued.header
     dataset_id = plan.dataset_id
     if state.earlier is not None:
-        dataset_id = state.earlier.dataset_id
+        dataset_id = state.earlier.manifest.dataset_id
     elif state.past is not None and state.past.dataset_id is not None and not spec.overwrite:
         dataset_id = state.past.dataset_id  # so that keys of the whole directory are shared and rotated as those of one
     if dataset_id is None:

@@ -21,7 +21,7 @@ from pipecrypt.dataset.share.grants import add_grants
 from pipecrypt.dataset.sign.promises import note_file
 from pipecrypt.dataset.sign.records import SignableFile
 from pipecrypt.dataset.sign.signers import OpenSigners
-from pipecrypt.dataset.signed_file import dataset_id_of, written_as
+from pipecrypt.dataset.signed_file import written_as
 from pipecrypt.dataset.statement.paths import GRANTS_PATH, GRANTS_SUFFIX, signature_path
 from pipecrypt.errors import SinkNotEmptyError, StorageError, UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -130,7 +130,8 @@ def is_of_dataset(sink: Location, path: str, dataset_id: str) -> bool:
         StorageError: the storage refused or failed.
     """
     file = open_store(sink).stat(path).regular()
-    return file is not None and dataset_id_of(file) == dataset_id
+    context = None if file is None else written_as(file)
+    return context is not None and context.dataset_id == dataset_id
 
 
 def numbered(path: str, index: int) -> str:

@@ -165,7 +165,7 @@ class ParquetWriter:
         sink, encoding = Location.of(where, storage_options), _checked_policy(policy).encode_options()
         # What would fail at the first row group is refused now.
         empty = next(iter(encode_row_groups(batches_of([], schema), encoding)))
-        check_policy(MemorySource(empty.data, sink.display), policy.engine_policy())
+        check_policy(MemorySource(empty, sink.display), policy.engine_policy())
         output = _BatchOutput(
             sink, policy, overwrite=overwrite, credentials=credentials, accepts_future=accept_future_statement
         )

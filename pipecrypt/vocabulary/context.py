@@ -13,17 +13,35 @@ import re
 import secrets
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Self
+from typing import Final, Self
 
-__all__ = ["Context", "new_dataset_id"]
+from pipecrypt.errors import UsageError
+
+__all__ = ["Context", "new_dataset_id", "parse_aad_prefix"]
 
 FORMAT_VERSION = 1
+_HEX: Final = "hex:"
 _PREFIX = re.compile(r"\Apipecrypt/(?P<version>\d{1,4})/(?P<dataset>[0-9a-f]{32})/(?P<path>.*)\Z", re.DOTALL)
 
 
 def new_dataset_id() -> str:
     """Return a random dataset id: 128 bits as 32 lower-case hex digits."""
     return secrets.token_hex(16)
+
+
+def parse_aad_prefix(text: str) -> bytes:
+    """Return the AAD prefix that a user wrote: text, or `hex:` and hex digits.
+
+    Raises:
+        UsageError: `hex:` without hex digits after it.
+    """
+    if not text.startswith(_HEX):
+        return text.encode(errors="surrogateescape")
+    try:
+        return bytes.fromhex(text.removeprefix(_HEX))
+    except ValueError:
+        hint = "write hex: and pairs of hex digits"
+        raise UsageError(f"the AAD prefix {text!r} is not hexadecimal", hint=hint) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,3 +75,10 @@ def test_an_entry_may_be_optional(tmp_path: Path, columns: str, optional: tuple[
     policy = _build(tmp_path, _GOOD.replace("default: pii", f"columns: {columns}")).policy
     assert policy.optional == optional
     assert {rule.pattern for rule in policy.engine_policy().rules if rule.is_optional} == set(optional)
+
+
+def test_a_pattern_under_two_keys_is_named_by_its_place(tmp_path: Path) -> None:
+    text = _GOOD.replace("default: pii", "columns: [{match: a, key: pii}, {match: [b, a], key: auditor}]")
+    with pytest.raises(ConfigError) as caught:
+        _build(tmp_path, text)
+    assert caught.value.message == f"{tmp_path}/c.yaml:3:55: 'a' stands under two keys"

@@ -125,10 +125,8 @@ def test_footers_of_staged_files_are_read_only_where_two_files_have_the_signed_s
         if is_same_size:
             (dataset / name).write_bytes(bytes((staged / name).stat().st_size))
     read: list[str] = []
-    real = staged_files.has_footer
-    monkeypatch.setattr(
-        staged_files, "has_footer", lambda file, sha256: read.append(file.relative_path) or real(file, sha256)
-    )
+    real = staged_files.is_signed
+    monkeypatch.setattr(staged_files, "is_signed", lambda source, entry: read.append(entry.path) or real(source, entry))
     sources = list_signed_sources(Location(str(dataset)), REQUIRED)
     assert [each.source.location for each in sources] == [Location(str(staged / name)) for name in NAMES]
     assert len(read) == (len(NAMES) if is_same_size else 0)

@@ -58,7 +58,7 @@ def test_the_uppermost_dataset_above_counts(dataset: Path) -> None:
     assert open_signed_file(FILES, str(dataset / B), TRUSTING).entry.path == B
 
     inner = dataset / "day=1"
-    sign(inner, policy=replace(above.verified.manifest.policy, bind_path=False))
+    sign(inner, policy=replace(above.manifest.policy, bind_path=False))
     again = read_version_above(FILES, str(dataset / B), TRUSTING)
     assert again is not None
     assert again.root == str(dataset)
@@ -141,7 +141,7 @@ def test_what_is_refused_is_not_remembered(dataset: Path, tmp_path: Path) -> Non
 
     for path, data in old.items():
         path.write_bytes(data)
-    assert read_version(FILES, str(dataset), remembering).verified.manifest.version == 1
+    assert read_version(FILES, str(dataset), remembering).manifest.version == 1
 
 
 def test_footers_are_compared(signed_world: SignedWorld, dataset: Path) -> None:

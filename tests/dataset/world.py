@@ -15,7 +15,7 @@ import pipecrypt as pc
 from pipecrypt.crypto.digest import DigestAlgorithm, digest
 from pipecrypt.crypto.signature import PrivateKey
 from pipecrypt.dataset.statement.envelope import encode_envelope, message_to_sign
-from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder
+from pipecrypt.dataset.statement.file_list import FileEntry, encode_file_list
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement, statement_sha256
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, file_list_path, is_reserved
 from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy
@@ -167,12 +167,12 @@ def sign(root: Path, *signers: LocalSigner, entries: Sequence[FileEntry] = (), *
     path, data = next(iter(files.items()))
     made = _manifest(path, data)
     digests = changes.get("digests", made.digests)
-    encoder = FileListEncoder(digests)  # type: ignore[arg-type]
-    listed = b"".join(encoder.encode(entries or [entry_of(path, data, digests) for path, data in files.items()]))  # type: ignore[arg-type]
-    made = replace(made, **{**changes, "files": encoder.summary()})  # type: ignore[arg-type]
-    place = root / file_list_path(made.version, encoder.summary().sha256)
+    listed = entries or [entry_of(path, data, digests) for path, data in files.items()]  # type: ignore[arg-type]
+    blocks, summary = encode_file_list(listed, digests)  # type: ignore[arg-type]
+    made = replace(made, **{**changes, "files": summary})  # type: ignore[arg-type]
+    place = root / file_list_path(made.version, summary.sha256)
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(listed)
+    place.write_bytes(b"".join(blocks))
     (root / MANIFEST_PATH).write_bytes(envelope(made, *signers))
     return made
 

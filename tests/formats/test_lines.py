@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipecrypt.errors import FormatError
 from pipecrypt.formats import lines
-from pipecrypt.formats.lines import Block, RowEnds, cut_blocks
+from pipecrypt.formats.lines import Block, RowEnds, cut_blocks, read_full, read_start
 from tests.formats.world import Pipe, csv_stream, table_of
 
 _BOM = b"\xef\xbb\xbf"
@@ -127,9 +127,11 @@ def test_blocks_stay_small_where_rows_are() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"a\n", b"a", b"ab\ncd"])
-@pytest.mark.parametrize("block_bytes", [1, 2, 100])
-def test_a_byte_order_mark_is_no_data(data: bytes, block_bytes: int) -> None:
-    assert _blocks(_BOM + data, block_bytes) == _blocks(data, block_bytes)
+@pytest.mark.parametrize("piece_bytes", [1, 2, 100])
+def test_a_byte_order_mark_is_no_data(data: bytes, piece_bytes: int) -> None:
+    start = read_start(Pipe(_BOM + data, piece_bytes).read, "x")
+    assert (start.data, start.is_all) == (data, True)
+    assert read_full(start.read, 100) == data
 
 
 def test_long_rows_are_bounded() -> None:

@@ -72,4 +72,4 @@ def table_of(stream: BatchStream) -> pa.Table:
 def written(stream: BatchStream, batch_rows: int = 1000) -> pa.Table:
     """Return what the encoded row groups hold, read back."""
     groups = encode_row_groups(stream, EncodeOptions(batch_rows=batch_rows))
-    return pa.concat_tables([pq.read_table(pa.BufferReader(group.data)) for group in groups])
+    return pa.concat_tables([pq.read_table(pa.BufferReader(group)) for group in groups])

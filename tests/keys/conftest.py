@@ -6,7 +6,7 @@ import pytest
 
 from pipecrypt.crypto.kdf import Argon2Parameters
 from pipecrypt.keys.credentials import Credentials
-from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.testing import MemoryKeyService
 from tests.doubles.fake_kms import FakeKMS, start_fake_kms
 from tests.keys.aws import AWS
 from tests.keys.emulators import AWS_ENVIRONMENT

@@ -8,7 +8,7 @@ from pipecrypt.errors import UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keyring import KEKLimits
 from pipecrypt.keys.session import FileKeys, KeySession
-from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.testing import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 
 _FILE = Context(new_dataset_id(), "a.parquet")

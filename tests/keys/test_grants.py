@@ -30,7 +30,7 @@ from pipecrypt.keys.grants import (
 )
 from pipecrypt.keys.material import KeyMaterial, kek_text, parse_key_metadata
 from pipecrypt.keys.session import FindGrants, KeySession
-from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.testing import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.documents import encode_base64
 from pipecrypt.vocabulary.secret import DataKey

@@ -6,13 +6,13 @@ from pipecrypt.errors import KeyReferenceError, MissingExtraError
 from pipecrypt.keys import service
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import MasterKey, check_key_reference, known_schemes, open_key_reference
-from pipecrypt.testing.memory_keys import MemoryKeyService, MemoryMasterKey
+from pipecrypt.testing import MemoryKeyService, MemoryMasterKey
 
 
 @pytest.fixture
 def plugged_in(monkeypatch: pytest.MonkeyPatch) -> None:
     points = {
-        "good": EntryPoint("good", "pipecrypt.testing.memory_keys:MemoryKeyService", service._GROUP),
+        "good": EntryPoint("good", "pipecrypt.testing:MemoryKeyService", service._GROUP),
         "broken": EntryPoint("broken", "no_such_package:SERVICE", service._GROUP),
         "keystore": EntryPoint("keystore", "no_such_package:SERVICE", service._GROUP),
     }

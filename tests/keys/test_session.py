@@ -26,7 +26,7 @@ from pipecrypt.keys.keyring import KEKLimits
 from pipecrypt.keys.material import parse_external_material
 from pipecrypt.keys.reference import KeyReference
 from pipecrypt.keys.session import FileKeys, KeySession
-from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService, MemoryMasterKey
+from pipecrypt.testing import MemoryCall, MemoryKeyService, MemoryMasterKey
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.documents import decode_base64, encode_base64
 from pipecrypt.vocabulary.secret import DataKey

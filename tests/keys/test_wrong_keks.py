@@ -14,7 +14,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.keyring import KEKLimits
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.session import FileKeys, KeySession
-from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.testing import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.documents import decode_base64, encode_base64
 

@@ -96,7 +96,7 @@ def test_without_the_key_or_changed(tmp_path: Path, keys: Keys) -> None:
 def test_rows_are_not_shown(tmp_path: Path, keys: Keys) -> None:
     path = sealed(tmp_path, keys, b"hello")
     with pytest.raises(UsageError):
-        read_rows(Location(path), keys=[keys.open], credentials=CREDENTIALS)
+        read_rows(Location(path), keys=[keys.open], credentials=CREDENTIALS).__enter__()
 
 
 def test_open_takes_a_table_in_chunks_and_names_what_is_none(tmp_path: Path, keys: Keys) -> None:

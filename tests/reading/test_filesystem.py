@@ -207,19 +207,19 @@ def test_closing_while_a_file_is_opened_wipes_its_keys_too(
 ) -> None:
     path = str(write(tmp_path / "a.parquet", table, keys.policy()))
     fs = PipecryptFileSystem(keys=[keys.open], skip_instance_cache=True)
-    made, choose = [], views_module._choose_view
+    made, choose = [], views_module.open_view
 
     def close_meanwhile(*arguments: object, **named: object) -> object:
         made.append(choose(*arguments, **named))  # type: ignore[arg-type]
         fs.close(for_good=for_good)
         return made[-1]
 
-    monkeypatch.setattr(views_module, "_choose_view", close_meanwhile)
+    monkeypatch.setattr(views_module, "open_view", close_meanwhile)
     with pytest.raises(UsageError):
         fs.open(path)
     with pytest.raises(RuntimeError):
         made[0].read_range(0, made[0].size_bytes)
-    monkeypatch.setattr(views_module, "_choose_view", choose)
+    monkeypatch.setattr(views_module, "open_view", choose)
     if for_good:
         with pytest.raises(UsageError):
             fs.open(path)

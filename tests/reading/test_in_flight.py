@@ -42,7 +42,7 @@ BATCH = pa.record_batch({"id": [1, 2, 3], "email": ["PLANTED-a", None, "PLANTED-
 @pytest.fixture
 def keys(tmp_path: Path) -> Iterator[Keys]:
     yield Keys(tmp_path)
-    in_flight.forget_sessions()
+    in_flight._SESSIONS.forget()
 
 
 def test_there_and_back(keys: Keys) -> None:
@@ -163,7 +163,7 @@ def test_sessions_are_few_and_wiped(keys: Keys) -> None:
         data = pc.encrypt_bytes(BATCH, policy, credentials=credentials)
     assert len(in_flight._SESSIONS._kept) == 8
     assert pc.decrypt_bytes(data, [keys.open], credentials=CREDENTIALS).equals(BATCH)
-    in_flight.forget_sessions()
+    in_flight._SESSIONS.forget()
     assert len(in_flight._SESSIONS._kept) == 0
 
 

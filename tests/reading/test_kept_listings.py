@@ -31,7 +31,7 @@ def test_one_that_shows_no_more_makes_room_for_a_later_one() -> None:
 def test_a_part_is_one_until_its_dataset_is_listed_again() -> None:
     kept, part = UncheckedListings(), listing("up", "ds/a", "other/b")
     kept.add(part)
-    kept.tell(part, "up/ds")
+    kept.mark_partial(part, "up/ds")
     kept.supersede(listing("up/other", "b", whole=["up/other"]))
     assert part.partial == {"up/ds"}
     kept.supersede(listing("up/ds", "c", whole=["up/ds"]))

@@ -22,7 +22,7 @@ from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import ColumnRule, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.reading.pyarrow_keys import crypto_factory, decryption_properties, expose_data_keys
-from pipecrypt.reading.rows import read_rows
+from pipecrypt.reading.rows import Rows, read_rows
 from pipecrypt.store.location import Location
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import DATA, encrypt, needs_vectors, parquet_bytes, sample_table
@@ -139,20 +139,24 @@ def _base64(key: bytes) -> str:
     return base64.b64encode(key).decode()
 
 
+def _dicts(rows: Rows) -> list[dict[str, object]]:
+    return [dict(zip(rows.column_names, row, strict=True)) for batch in rows.batches() for row in batch]
+
+
 def test_rows_with_all_some_and_no_keys(tmp_path: Path, keystore: str) -> None:
     table = sample_table()
     pii, money = f"{keystore}#pii", f"{keystore}#money"
     policy = EncryptionPolicy(rules=(ColumnRule("email", pii), ColumnRule("id", money)), footer_key=pii)
     path = Location(write(tmp_path / "a.parquet", table, policy, row_group_size=300))
     with read_rows(path, keys=[pii, money], credentials=CREDENTIALS) as rows:
-        assert [row for batch in rows.batches() for row in batch] == table.to_pylist()
+        assert _dicts(rows) == table.to_pylist()
     with read_rows(path, keys=[pii], limit=3, credentials=CREDENTIALS) as rows:
         assert rows.locked_columns == ("id",)
-        assert [row["email"] for batch in rows.batches() for row in batch] == table["email"].to_pylist()[:3]
+        assert [row["email"] for row in _dicts(rows)] == table["email"].to_pylist()[:3]
     with read_rows(path, columns=["city"], limit=2, credentials=CREDENTIALS) as rows:
-        assert [row for batch in rows.batches() for row in batch] == [{"city": "Berlin"}, {"city": "Lima"}]
+        assert _dicts(rows) == [{"city": "Berlin"}, {"city": "Lima"}]
     with pytest.raises(KeyNotFoundError, match="'id'"):
-        read_rows(path, keys=[pii], columns=["id"], credentials=CREDENTIALS)
+        read_rows(path, keys=[pii], columns=["id"], credentials=CREDENTIALS).__enter__()
 
 
 def test_rows_under_an_encrypted_footer_with_some_keys(tmp_path: Path, keystore: str) -> None:
@@ -163,9 +167,9 @@ def test_rows_under_an_encrypted_footer_with_some_keys(tmp_path: Path, keystore:
     path = Location(write(tmp_path / "a.parquet", table, policy))
     with read_rows(path, keys=[pii], credentials=CREDENTIALS) as rows:
         expected = table.select(["id", "email", "city"]).to_pylist()
-        assert [row for batch in rows.batches() for row in batch] == expected
+        assert _dicts(rows) == expected
     with pytest.raises(KeyNotFoundError):
-        read_rows(path, keys=[money], credentials=CREDENTIALS)
+        read_rows(path, keys=[money], credentials=CREDENTIALS).__enter__()
 
 
 @needs_vectors

@@ -23,8 +23,8 @@ def test_values_that_python_has_none_for_are_named_by_their_column(odd: pa.Array
     path = Location(str(write(tmp_path / "a.parquet", pa.table({"id": [7], "odd": odd}), keys.policy())))
     with read_rows(path, keys=[keys.open], credentials=CREDENTIALS) as rows:
         with pytest.raises(UnsupportedError) as raised:
-            list(rows.value_batches())
+            list(rows.batches())
         assert "odd" in raised.value.message
         assert raised.value.__suppress_context__
     with read_rows(path, keys=[keys.open], columns=["id"], credentials=CREDENTIALS) as rows:
-        assert list(rows.value_batches()) == [[(7,)]]
+        assert list(rows.batches()) == [[(7,)]]

@@ -15,7 +15,7 @@ from pipecrypt.dataset.requirements import Requirements
 from pipecrypt.dataset.statement.paths import MANIFEST_PATH
 from pipecrypt.errors import ExpiredError, IntegrityError, NotTrustedError
 from pipecrypt.reading.filesystem import PipecryptFileSystem
-from pipecrypt.reading.statements import PinnedStatements, StatementFinder
+from pipecrypt.reading.statements import Statements
 from pipecrypt.store import fsspec as fsspec_store
 from tests.dataset.world import ALICE, NAMES, SignedWorld, next_version, sign, sign_file, trusting
 
@@ -48,8 +48,8 @@ class Reads:
         monkeypatch.setattr(fsspec_store, "read_stored", reading)
 
 
-def statements(**options: object) -> StatementFinder:
-    return StatementFinder(LOCAL, Requirements(trust=trusting(), **options))  # type: ignore[arg-type]
+def statements(**options: object) -> Statements:
+    return Statements(LOCAL, Requirements(trust=trusting(), **options))  # type: ignore[arg-type]
 
 
 def test_a_statement_is_read_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_files_outside_of_datasets(dataset: Path, tmp_path: Path) -> None:
 def test_pinned_files(dataset: Path) -> None:
     signed = statements().find(f"{dataset}/{NAMES[0]}")
     assert signed is not None
-    pinned = PinnedStatements({"x": signed})
+    pinned = Statements(LOCAL, Requirements(trust=trusting()), pinned={"x": signed})
     assert pinned.find("x") is signed
     assert pinned.find_again("x", signed) is None
     pinned.check_listing("", {}, lambda path: path, tuple)

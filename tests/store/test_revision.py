@@ -133,6 +133,18 @@ class _Losing:
         return FaultKind.DROP if self.hides and self.lost and request.startswith("HEAD") else None
 
 
+def test_a_small_object_is_read_by_one_request(moto_s3_server: Any) -> None:
+    bucket = moto_s3_server.new_bucket()
+    with fault_proxy(moto_s3_server.url) as proxy:
+        store = open_store(_through(moto_s3_server, proxy, bucket))
+        assert store.read_small(max_bytes=MOST) is None
+        open_store(Location(f"s3://{bucket}/manifest.json", moto_s3_server.options)).replace(b"12", expected=None)
+        assert store.read_small(max_bytes=2) == b"12"
+        with pytest.raises(FormatError):
+            store.read_small(max_bytes=1)
+        assert [(request.split()[0], count) for request, count in proxy._made.items()] == [("GET", 3)]
+
+
 def test_a_lost_answer_is_looked_up(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = s3_server.new_bucket()
     plain = Location(f"s3://{bucket}/manifest.json", s3_server.options)

@@ -63,14 +63,14 @@ def secrets(found: pa.Table) -> str:
 
 def by_dataset(scene: Scene, mode: str, out: Path) -> str:
     world = scene.world
-    options = {"keys": world.keys, "trust": world.trust, "verify": mode, "credentials": world.credentials}
+    options = {"keys": world.keys, "trust": Trust(world.trust, verify=mode), "credentials": world.credentials}
     with pc.open(scene.data, **options) as found:
         return secrets(found.to_table(columns=table(0).column_names))
 
 
 def by_arrow(scene: Scene, mode: str, out: Path) -> str:
     world = scene.world
-    options = {"keys": world.keys, "trust": world.trust, "verify": mode, "credentials": world.credentials}
+    options = {"keys": world.keys, "trust": Trust(world.trust, verify=mode), "credentials": world.credentials}
     with pc.open(scene.data, **options) as found:
         return secrets(found.dataset().to_table())
 
@@ -89,8 +89,7 @@ def by_decrypting(scene: Scene, mode: str, out: Path) -> str:
         scene.file("a.parquet"),
         out / "a.parquet",
         world.keys,
-        trust=world.trust,
-        verify=mode,
+        trust=Trust(world.trust, verify=mode),
         credentials=world.credentials,
     )
     return secrets(pq.read_table(out / "a.parquet"))

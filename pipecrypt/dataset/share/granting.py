@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pipecrypt.dataset.share.grants import add_grants, grants_above
-from pipecrypt.dataset.share.kek_search import EncryptedData, FoundKEK, KEKSearch
+from pipecrypt.dataset.share.kek_search import EncryptedData, KEKSearch, LocatedKEK
 from pipecrypt.errors import (
     AccessError,
     DamagedKeystoreError,
@@ -142,7 +142,7 @@ def share_keks(
 
 
 def _share(  # noqa: PLR0917
-    place: EncryptedData, kek: FoundKEK, opening: KeySession, target: Grantee, since: str, origin: RequestOrigin
+    place: EncryptedData, kek: LocatedKEK, opening: KeySession, target: Grantee, since: str, origin: RequestOrigin
 ) -> Grant:
     _, path = locate(kek.file)
     grants = grants_above(opening, place.files, path)
@@ -157,7 +157,7 @@ def _share(  # noqa: PLR0917
     return Grant(kek.id, target.master_key_id, wrapped, since)
 
 
-def _is_granted(kek: FoundKEK, existing: Grants, target: Grantee, opening: KeySession, origin: RequestOrigin) -> bool:
+def _is_granted(kek: LocatedKEK, existing: Grants, target: Grantee, opening: KeySession, origin: RequestOrigin) -> bool:
     for grant in existing.of(kek.id):
         if grant.master_key_id != target.master_key_id or kek.material.kek is None:
             continue
@@ -174,7 +174,7 @@ def _is_granted(kek: FoundKEK, existing: Grants, target: Grantee, opening: KeySe
     return False
 
 
-def _is_the_one(granted: DataKey, kek: FoundKEK, opening: KeySession, origin: RequestOrigin) -> bool:
+def _is_the_one(granted: DataKey, kek: LocatedKEK, opening: KeySession, origin: RequestOrigin) -> bool:
     """Say whether a grant holds the KEK that files hold for its own master key, as far as that can be opened.
 
     A data key proves a grant for its own file only: who can write there can add a file, and grants that fit it.
@@ -188,9 +188,9 @@ def _is_the_one(granted: DataKey, kek: FoundKEK, opening: KeySession, origin: Re
         return True
 
 
-def _dataset_of(kek: FoundKEK) -> str:
+def _dataset_of(kek: LocatedKEK) -> str:
     return dataset_of_kek_text(_wrapped(kek)) or ""
 
 
-def _wrapped(kek: FoundKEK) -> str:
+def _wrapped(kek: LocatedKEK) -> str:
     return "" if kek.material.kek is None else kek.material.kek.wrapped

@@ -21,7 +21,7 @@ from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.small_files import SmallFiles, directories_above
 
-__all__ = ["KeptGrants", "add_grants", "grants_above", "read_grants", "remove_grants"]
+__all__ = ["GrantCache", "add_grants", "grants_above", "read_grants", "remove_grants"]
 
 
 _logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _AGE_SECONDS: Final = 300.0
 _MAX_PLACES: Final = 256
 
 
-class KeptGrants:
+class GrantCache:
     """Grants by the place where they were found, each kept for five minutes. Safe to use from several threads.
 
     Args:
@@ -62,7 +62,7 @@ class KeptGrants:
         return found
 
 
-_KEPT: Final[WeakKeyDictionary[KeySession, KeptGrants]] = WeakKeyDictionary()
+_KEPT: Final[WeakKeyDictionary[KeySession, GrantCache]] = WeakKeyDictionary()
 
 
 def grants_above(session: KeySession, files: SmallFiles, path: str) -> FindGrants:
@@ -73,7 +73,7 @@ def grants_above(session: KeySession, files: SmallFiles, path: str) -> FindGrant
         files: the storage of the file.
         path: of the file.
     """
-    kept = _KEPT.setdefault(session, KeptGrants())
+    kept = _KEPT.setdefault(session, GrantCache())
 
     def find(kek_id: str) -> Iterator[Grant]:
         for place in _places(path):

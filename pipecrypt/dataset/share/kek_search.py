@@ -30,7 +30,7 @@ from pipecrypt.store.small_files import LocatedFiles, locate
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
 
-__all__ = ["EncryptedData", "FoundKEK", "KEKSearch", "find_encrypted_data", "search_keks"]
+__all__ = ["EncryptedData", "KEKSearch", "LocatedKEK", "find_encrypted_data", "search_keks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class EncryptedData:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundKEK:
+class LocatedKEK:
     """A KEK, and one data key under it by which it is proven.
 
     Args:
@@ -135,10 +135,10 @@ class KEKSearch:
         self.hidden: list[str] = []
         self._keys_of = keys_of
         self._reader = MaterialReader()
-        self._found: dict[tuple[str, str, str], FoundKEK] = {}
+        self._found: dict[tuple[str, str, str], LocatedKEK] = {}
 
     @property
-    def keks(self) -> tuple[FoundKEK, ...]:
+    def keks(self) -> tuple[LocatedKEK, ...]:
         """Each once, or several times where files claim different things about one id."""
         return tuple(self._found.values())
 
@@ -169,7 +169,7 @@ class KEKSearch:
         material = self._reader.parse(use.key_metadata)
         # Keys of another scheme, or kept outside, or wrapped without a KEK: nothing that a grant could share.
         if isinstance(material, KeyMaterial) and material.kek is not None:
-            found = FoundKEK(encode_base64(material.kek.id), material, use.context, file)
+            found = LocatedKEK(encode_base64(material.kek.id), material, use.context, file)
             self.kek_ids.add(found.id)
             self._found.setdefault((found.id, material.master_key_id, material.kek.wrapped), found)
 

@@ -254,12 +254,9 @@ def _new_entry(source: SourceFile, entry: FileEntry, new: NewFooter, kek_ids: It
         raise _differs(source.location)
     for digester in after.values():
         digester.update(new.tail)
-    values = {f"{algorithm}": digester.hexdigest() for algorithm, digester in after.items()}
     return replace(
-        entry,
+        entry.with_digests({algorithm: digester.hexdigest() for algorithm, digester in after.items()}),
         size_bytes=new.body_end + len(new.tail),
-        sha256=values.get("sha256"),
-        blake3=values.get("blake3"),
         footer_sha256=digest(new.tail),
         kek_ids=tuple(sorted(kek_ids)),
     )

@@ -5,7 +5,8 @@ A sum promises of each column what every file keeps: where it is encrypted in on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from pipecrypt.crypto.digest import DigestAlgorithm
@@ -44,11 +45,9 @@ def add_promises(promises: Sequence[PromisedPolicy]) -> PromisedPolicy:
     """
     first = promises[0]
     paths = {column.path for promise in promises for column in promise.columns}
-    has_others = first.other_key_ids is not None
-    for promise in promises:
-        if _frame(promise) != _frame(first):
-            raise RuntimeError("files of one run were written under different policies")
-    return _sum(promises, {path: _union(promise.keys_of(path) for promise in promises) for path in paths}, has_others)
+    if any(_frame(promise) != _frame(first) for promise in promises):
+        raise RuntimeError("files of one run were written under different policies")
+    return _sum(promises, {path: _union(promise.keys_of(path) for promise in promises) for path in paths})
 
 
 def continue_promise(
@@ -81,7 +80,7 @@ def continue_promise(
             where = "the new files" if keys[0] is None else "the files that stay"
             raise ConflictError(f"column {'.'.join(path)!a} is promised to be encrypted only in {where}", hint=_HINT)
         columns[path] = _union(keys)
-    return _sum([earlier, new], columns, earlier.other_key_ids is not None)
+    return _sum([earlier, new], columns)
 
 
 def check_frame(earlier: PromisedPolicy, policy: EncryptionPolicy) -> None:
@@ -125,17 +124,15 @@ def _frame(promise: PromisedPolicy) -> tuple[object, ...]:
     return promise.footer, promise.bind_path, promise.other_key_ids is None
 
 
-def _sum(
-    promises: Sequence[PromisedPolicy], columns: dict[tuple[str, ...], _KeyIDs], has_others: bool
-) -> PromisedPolicy:
-    others = _union(promise.other_key_ids for promise in promises) if has_others else None
+def _sum(promises: Sequence[PromisedPolicy], columns: Mapping[_Path, _KeyIDs]) -> PromisedPolicy:
+    """Return the promise of all files; what the promises must have in common is that of the first."""
+    first = promises[0]
     try:
-        return PromisedPolicy(
-            footer=promises[0].footer,
+        return replace(
+            first,
             footer_key_ids=_union(promise.footer_key_ids for promise in promises),
             columns=tuple(PromisedColumn(path, columns[path]) for path in sorted(columns)),
-            other_key_ids=others,
-            bind_path=promises[0].bind_path,
+            other_key_ids=first.other_key_ids and _union(promise.other_key_ids for promise in promises),
         )
     except DocumentError as error:
         raise UsageError(f"the dataset cannot be signed: {error}", hint=_HINT) from error

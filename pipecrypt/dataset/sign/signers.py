@@ -12,7 +12,7 @@ from pipecrypt.crypto.signature import PublicKey
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.requirements import Requirements
 from pipecrypt.dataset.sign.records import SigningOptions
-from pipecrypt.dataset.statement.envelope import encode_envelope, message_to_sign, parse_envelope
+from pipecrypt.dataset.statement.envelope import PAYLOAD_TYPE, encode_envelope, message_to_sign, parse_envelope
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement
 from pipecrypt.errors import ExpiredError, FutureStatementError, UsageError
 from pipecrypt.keys.credentials import Credentials
@@ -58,8 +58,12 @@ class OpenSigners:
         self._signers: list[Signer] = []
         try:
             for reference in options.key_references:
-                self._signers.append(open_signer(reference, credentials))
-            self._check_different()
+                signer = open_signer(reference, credentials)
+                # make_signatures would say so too, but only when everything is written.
+                is_twice = signer.key_id in self.key_ids
+                self._signers.append(signer)
+                if is_twice:
+                    raise UsageError(f"{reference} is to sign twice", hint="name each signing key once")
         except BaseException:
             self.close()
             raise
@@ -107,10 +111,10 @@ class OpenSigners:
             raise UsageError(
                 f"this cannot be signed: {error}", hint="encrypt fewer columns, or give a default"
             ) from error
-        return encode_envelope(statement, make_signatures(self._signers, message_to_sign(statement)))
+        return self.seal_payload(statement, PAYLOAD_TYPE)
 
     def seal_payload(self, payload: bytes, payload_type: str) -> bytes:
-        """Return the signed envelope of what is no statement.
+        """Return the signed envelope of a payload.
 
         Raises:
             KeyServiceError: a service failed, refused, or returned no signature of its key.
@@ -144,12 +148,6 @@ class OpenSigners:
     ) -> None:
         """Wipe the keys."""
         self.close()
-
-    def _check_different(self) -> None:
-        # make_signatures would say so too, but only when everything is written.
-        for signer, reference in zip(self._signers, self.options.key_references, strict=True):
-            if self.key_ids.count(signer.key_id) > 1:
-                raise UsageError(f"{reference} is to sign twice", hint="name each signing key once")
 
 
 def _earlier_versions(signer: Signer, reference: str, credentials: Credentials) -> tuple[VersionKey, ...]:

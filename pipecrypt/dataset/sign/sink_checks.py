@@ -66,7 +66,7 @@ def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite:
     check_none_removed(sink, VersionMemory.of_user(os.environ))
     if not open_store(sink).stat().is_directory():
         return
-    found = {entry.path for entry in open_store(sink).list(admits=_everywhere)}
+    found = {entry.path for entry in open_store(sink).list(admits=lambda _: True)}
     roots = tuple(path.removesuffix(MANIFEST_PATH) for path in found if path.endswith(f"/{MANIFEST_PATH}"))
     for path in paths:
         if overwrite and signature_path(path) in found:
@@ -93,7 +93,3 @@ def check_unsigned_file(file: Location) -> None:
 
 def _signed(file: Location) -> ConflictError:
     return ConflictError(f"{file.display} is signed, and what would replace it is not", hint=_HINT)
-
-
-def _everywhere(names: tuple[str, ...]) -> bool:
-    return True

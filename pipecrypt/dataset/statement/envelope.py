@@ -15,11 +15,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn, TypeAlias
 
-from pipecrypt.crypto.digest import DigestAlgorithm, digest
+from pipecrypt.crypto.digest import digest
 from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.file_list import FileEntry, FileListSummary, decode_file_list
 from pipecrypt.dataset.statement.manifest import MAX_STATEMENT_BYTES, Manifest, decode_statement, statement_sha256
@@ -178,46 +178,30 @@ class RememberedVersion:
     accepted: datetime | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
 class VerifiedManifest:
     """A manifest that trusted keys signed and that is fresh. Only `verify_envelope` makes one; it cannot be copied.
 
     Args:
-        proof: what only this module has.
         manifest: what was signed.
         key_ids: of the trusted keys that signed it.
-        sha256: of its statement.
+        statement_sha256: digest of the statement; `previous_sha256` of the version after it.
+        proof: what only this module has.
     """
 
-    __slots__ = ("_key_ids", "_manifest", "_sha256")
+    manifest: Manifest
+    key_ids: tuple[str, ...]
+    statement_sha256: str
+    proof: InitVar[object]
 
-    def __init__(self, proof: object, manifest: Manifest, *, key_ids: tuple[str, ...], sha256: str) -> None:
+    def __post_init__(self, proof: object) -> None:
         """Refuse to be made by anything but `verify_envelope`."""
         if proof is not _PROOF:
             raise RuntimeError("only verify_envelope makes a verified manifest")
-        self._manifest, self._key_ids, self._sha256 = manifest, key_ids, sha256
-
-    @property
-    def manifest(self) -> Manifest:
-        """What was signed."""
-        return self._manifest
-
-    @property
-    def key_ids(self) -> tuple[str, ...]:
-        """Ids of the trusted keys that signed it."""
-        return self._key_ids
-
-    @property
-    def statement_sha256(self) -> str:
-        """Digest of the statement; `previous_sha256` of the version after it."""
-        return self._sha256
 
     def remember(self) -> RememberedVersion:
         """Return what the caller stores, to notice next time if an older statement is shown."""
-        return RememberedVersion(self._manifest.dataset_id, self._manifest.version, self._sha256)
-
-    def __repr__(self) -> str:
-        """Name dataset and version."""
-        return f"<VerifiedManifest {self._manifest.dataset_id} version {self._manifest.version}>"
+        return RememberedVersion(self.manifest.dataset_id, self.manifest.version, self.statement_sha256)
 
     def __reduce__(self) -> NoReturn:
         """Refuse: bytes from elsewhere must pass `verify_envelope`."""
@@ -267,7 +251,6 @@ def verify_envelope(
     remembered: RememberedVersion | None = None,
     expected_dataset_id: str | None = None,
     expected_file: str | None = None,
-    accepted_digests: frozenset[DigestAlgorithm] = frozenset(DigestAlgorithm),
 ) -> VerifiedManifest:
     """Return the manifest in an envelope if all that is numbered here holds, checked in this order.
 
@@ -282,7 +265,6 @@ def verify_envelope(
        is the same statement; the version right after it names that statement as the one before. A reader that skipped
        versions cannot check the chain between.
     7. It was created before now, give or take MAX_CLOCK_SKEW, and is not expired; expiry has no grace.
-    8. It gives a digest that the caller accepts.
 
     What the caller still owes: to store `remember()`, to read the file list through `files_of`, and to compare each
     file before a byte of it is released.
@@ -295,7 +277,6 @@ def verify_envelope(
         remembered: the last statement that was accepted here.
         expected_dataset_id: of the dataset that the caller means, if it knows.
         expected_file: the name of a single file beside its statement; None for a dataset.
-        accepted_digests: the caller's list of algorithms.
 
     Raises:
         NotTrustedError: 2.
@@ -317,9 +298,7 @@ def verify_envelope(
     _check_dataset(manifest, remembered, expected_dataset_id)  # 5
     _check_version(manifest, sha256, min_version, remembered)  # 6
     _check_time(manifest, now)  # 7
-    if accepted_digests.isdisjoint(manifest.digests):  # 8
-        raise IntegrityError(f"the statement has digests of {', '.join(manifest.digests)} only, which are not accepted")
-    return VerifiedManifest(_PROOF, manifest, key_ids=key_ids, sha256=sha256)
+    return VerifiedManifest(manifest, key_ids, sha256, _PROOF)
 
 
 def _signed_at(payload: bytes, remembered: RememberedVersion | None) -> datetime:

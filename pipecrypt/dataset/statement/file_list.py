@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from json.encoder import encode_basestring
-from typing import Final, cast
+from typing import Final, Self, cast
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.dataset.statement.paths import check_path
@@ -34,13 +34,13 @@ __all__ = [
     "MAX_LINE_BYTES",
     "MAX_UNVERIFIED_LIST_BYTES",
     "FileEntry",
-    "FileListEncoder",
     "FileListSummary",
     "check_count",
     "check_digest",
     "decode_file_line",
     "decode_file_list",
     "encode_file_line",
+    "encode_file_list",
 ]
 
 
@@ -55,6 +55,7 @@ MAX_UNVERIFIED_LIST_BYTES: Final = 128 << 20
 # A path, three digests and 1,024 KEK ids of 16 bytes in base64 take half of it.
 MAX_LINE_BYTES: Final = 64 * 1024
 _BLOCK_BYTES: Final = 256 * 1024
+_MAX_SHARED: Final = 10_000  # lists of KEK ids
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _KEK_ID: Final = re.compile(r"[\x21-\x7e]{1,256}", re.ASCII)
 
@@ -104,6 +105,10 @@ class FileEntry:
         """Return the digests of the whole file."""
         found = {DigestAlgorithm.SHA256: self.sha256, DigestAlgorithm.BLAKE3: self.blake3}
         return {algorithm: digest for algorithm, digest in found.items() if digest is not None}
+
+    def with_digests(self, digests: Mapping[DigestAlgorithm, str]) -> Self:
+        """Return the same with other digests of the whole file."""
+        return replace(self, sha256=digests.get(DigestAlgorithm.SHA256), blake3=digests.get(DigestAlgorithm.BLAKE3))
 
 
 def check_count(name: str, value: int) -> None:
@@ -168,67 +173,38 @@ class FileListSummary:
             raise DocumentError(f"the file list has more than {MAX_FILES} files or {MAX_FILE_LIST_BYTES} bytes")
 
 
-class FileListEncoder:
-    """Writes a file list piece by piece, and sums it up.
+def encode_file_list(
+    entries: Iterable[FileEntry], digests: tuple[DigestAlgorithm, ...]
+) -> tuple[list[bytes], FileListSummary]:
+    """Return a file list in blocks, to be written one after the other, and what a statement says about it.
 
     Args:
+        entries: sorted by path, each path once.
         digests: which digests each file has, as the manifest will name them.
+
+    Raises:
+        RuntimeError: unsorted, doubled, or with other digests.
+        DocumentError: a line would be longer than readers accept, or the list.
     """
-
-    __slots__ = ("_count", "_digester", "_digests", "_path", "_size_bytes", "_total_bytes", "_total_rows")
-
-    def __init__(self, digests: tuple[DigestAlgorithm, ...]) -> None:
-        """Begin with no files."""
-        self._digests = digests
-        self._digester = Digester(DigestAlgorithm.SHA256)
-        self._path = ""
-        self._size_bytes = self._count = self._total_bytes = self._total_rows = 0
-
-    def encode(self, entries: Iterable[FileEntry]) -> Iterator[bytes]:
-        """Yield the lines of `entries` in blocks; the caller appends them to one file. Memory: one block.
-
-        Args:
-            entries: sorted by path, each path once.
-
-        Raises:
-            RuntimeError: unsorted, doubled, or with other digests.
-            DocumentError: a line would be longer than readers accept.
-        """
-        block = bytearray()
-        for entry in entries:
-            block += self._line(entry)
-            if len(block) >= _BLOCK_BYTES:
-                yield self._count_in(block)
-                block = bytearray()
-        if block:
-            yield self._count_in(block)
-
-    def summary(self) -> FileListSummary:
-        """Return what the statement says about the list; for the end, when every block was taken."""
-        return FileListSummary(
-            sha256=self._digester.hexdigest(),
-            size_bytes=self._size_bytes,
-            count=self._count,
-            total_bytes=self._total_bytes,
-            total_rows=self._total_rows,
-        )
-
-    def _line(self, entry: FileEntry) -> bytes:
-        if entry.path <= self._path or tuple(entry.digests()) != self._digests:
+    blocks, block = list[bytes](), bytearray()
+    digester = Digester(DigestAlgorithm.SHA256)
+    earlier, count, total_bytes, total_rows = "", 0, 0, 0
+    for entry in entries:
+        if entry.path <= earlier or tuple(entry.digests()) != digests:
             raise RuntimeError("entries are not sorted by path, or have other digests than the list")
         line = encode_file_line(entry)
         if len(line) > MAX_LINE_BYTES:
             raise DocumentError(f"file {entry.path!a} takes more than {MAX_LINE_BYTES} bytes in the list")
-        self._path = entry.path
-        self._count += 1
-        self._total_bytes += entry.size_bytes
-        self._total_rows += entry.rows
-        return line
-
-    def _count_in(self, block: bytearray) -> bytes:
-        self._digester.update(block)
-        self._size_bytes += len(block)
-        return bytes(block)
+        digester.update(line)
+        block += line
+        if len(block) >= _BLOCK_BYTES:
+            blocks.append(bytes(block))
+            block.clear()
+        earlier, count = entry.path, count + 1
+        total_bytes, total_rows = total_bytes + entry.size_bytes, total_rows + entry.rows
+    blocks.append(bytes(block))
+    size_bytes = sum(map(len, blocks))
+    return blocks, FileListSummary(digester.hexdigest(), size_bytes, count, total_bytes, total_rows)
 
 
 def decode_file_list(data: bytes, digests: tuple[DigestAlgorithm, ...]) -> Iterator[FileEntry]:
@@ -242,7 +218,7 @@ def decode_file_list(data: bytes, digests: tuple[DigestAlgorithm, ...]) -> Itera
         IntegrityError: malformed, unsorted, doubled, or in another spelling than ours; names the line.
     """
     earlier, start, number = "", 0, 0
-    kek_ids = _SharedKEKIDs()
+    kek_ids: dict[tuple[str, ...], tuple[str, ...]] = {}
     while start < len(data):
         number += 1
         end = data.find(b"\n", start, start + MAX_LINE_BYTES) + 1
@@ -275,19 +251,11 @@ def decode_file_line(line: bytes) -> FileEntry:
     Raises:
         DocumentError: malformed, or in another spelling than ours.
     """
-    return _decode_entry(line, _SharedKEKIDs())
+    return _decode_entry(line, {})
 
 
-class _SharedKEKIDs(dict[tuple[str, ...], tuple[str, ...]]):
-    """KEK ids of lines before: files of one worker have the same, and need not hold them once each."""
-
-    def of(self, kek_ids: tuple[str, ...]) -> tuple[str, ...]:
-        if len(self) >= 10_000:
-            self.clear()
-        return self.setdefault(kek_ids, kek_ids)
-
-
-def _decode_entry(line: bytes, shared: _SharedKEKIDs) -> FileEntry:
+def _decode_entry(line: bytes, shared: dict[tuple[str, ...], tuple[str, ...]]) -> FileEntry:
+    """Return the file of a line; KEK ids that a line before had, as files of one worker do, are held once."""
     if not 0 < len(line) <= MAX_LINE_BYTES:
         raise DocumentError(f"longer than {MAX_LINE_BYTES} bytes, or cut off")
     try:
@@ -296,26 +264,25 @@ def _decode_entry(line: bytes, shared: _SharedKEKIDs) -> FileEntry:
     except (ValueError, RecursionError) as error:
         raise DocumentError("not JSON") from error
     if not isinstance(members, dict):
-        raise DocumentError("no JSON object")
-    entry = _entry_of(cast("dict[str, object]", members), shared)
-    # The one comparison that stands for many: no second spelling of an entry passes.
-    if encode_file_line(entry) != line:
-        raise DocumentError("spelled in another way than pipecrypt does")
-    return entry
-
-
-def _entry_of(members: dict[str, object], shared: _SharedKEKIDs) -> FileEntry:
+        raise DocumentError("not a JSON object")
     path, kek_ids = members.get("path"), members.get("kek_ids")
     if not isinstance(path, str) or not isinstance(kek_ids, list) or not all(isinstance(one, str) for one in kek_ids):
         raise DocumentError("a member is missing or of another type")
-    return FileEntry(
+    if len(shared) >= _MAX_SHARED:
+        shared.clear()
+    ids = tuple(kek_ids)
+    entry = FileEntry(
         path=path,
         # The entry checks the types of the others.
         size_bytes=cast("int", members.get("size_bytes")),
         rows=cast("int", members.get("rows")),
-        sha256=cast("str | None", members.get("sha256")),
+        sha256=members.get("sha256"),
         footer_sha256=cast("str", members.get("footer_sha256")),
-        kek_ids=shared.of(tuple(kek_ids)),
-        blake3=cast("str | None", members.get("blake3")),
-        task_id=cast("str | None", members.get("task")),
+        kek_ids=shared.setdefault(ids, ids),
+        blake3=members.get("blake3"),
+        task_id=members.get("task"),
     )
+    # The one comparison that stands for many: no second spelling of an entry passes.
+    if encode_file_line(entry) != line:
+        raise DocumentError("spelled in another way than pipecrypt does")
+    return entry

@@ -77,6 +77,7 @@ _MAX_SUBJECTS: Final = 16
 _DIGEST_CHARACTERS: Final = 64
 _TEXT_CHARACTERS: Final = 256
 _RUN: Final = "run"
+_SUMS: Final = ("size_bytes", "count", "total_bytes", "total_rows")
 _ANNOTATIONS: Final = "annotations"
 _CLEAR: Final = "clearColumns"
 _COMMON: Final = ("dataset", "version", "previous_sha256", "created", "expires", "policy", "digests")
@@ -121,8 +122,17 @@ class Manifest:
             parse_run_id(self.run)
         if _DATASET_ID.fullmatch(self.dataset_id) is None:
             raise DocumentError("the dataset id is not 32 lower-case hex digits")
-        self._check_chain()
-        self._check_times()
+        check_count("version", self.version)
+        if self.version == 0 or (self.version == 1) != (self.previous_sha256 is None):
+            raise DocumentError("the version is 0, or a digest of the statement before it is missing or too much")
+        if self.previous_sha256 is not None:
+            check_digest("previous_sha256", self.previous_sha256)
+        for moment in (self.created, self.expires):
+            # UTC itself: a zone that is at UTC in winter only would pass here and be written wrong in summer.
+            if moment is not None and (moment.tzinfo is not UTC or moment.microsecond):
+                raise DocumentError("a time is not in UTC and whole seconds")
+        if self.expires is not None and self.expires <= self.created:
+            raise DocumentError("the statement expires before it is created")
         if not self.digests or self.digests != tuple(kind for kind in DigestAlgorithm if kind in self.digests):
             raise DocumentError("the digests are missing, doubled or in another order")
         if isinstance(self.files, FileEntry):
@@ -150,21 +160,6 @@ class Manifest:
     def single_file(self) -> FileEntry | None:
         """The single file; None for a dataset."""
         return self.files if isinstance(self.files, FileEntry) else None
-
-    def _check_chain(self) -> None:
-        check_count("version", self.version)
-        if self.version == 0 or (self.version == 1) != (self.previous_sha256 is None):
-            raise DocumentError("the version is 0, or a digest of the statement before it is missing or too much")
-        if self.previous_sha256 is not None:
-            check_digest("previous_sha256", self.previous_sha256)
-
-    def _check_times(self) -> None:
-        for moment in (self.created, *([self.expires] if self.expires is not None else [])):
-            # UTC itself: a zone that is at UTC in winter only would pass here and be written wrong in summer.
-            if moment.tzinfo is not UTC or moment.microsecond:
-                raise DocumentError("a time is not in UTC and whole seconds")
-        if self.expires is not None and self.expires <= self.created:
-            raise DocumentError("the statement expires before it is created")
 
 
 def statement_sha256(statement: bytes) -> str:
@@ -222,7 +217,11 @@ def decode_statement(data: bytes) -> Manifest:
         if len(subjects) != 1:
             raise DocumentError("several subjects, or none")
         manifest = _decode_predicate(kind, document.document("predicate"), subjects[0])
-        return replace(manifest, clear_columns=_decode_clear_columns(subjects[0]))
+        if _ANNOTATIONS not in subjects[0]:
+            return manifest
+        annotations = subjects[0].document(_ANNOTATIONS)
+        clear_columns = decode_clear_columns(annotations, _CLEAR) if _CLEAR in annotations else None
+        return replace(manifest, clear_columns=clear_columns)
     except DocumentError as error:
         raise IntegrityError(f"the signed statement is malformed: {error}") from error
 
@@ -251,34 +250,15 @@ def _decode_predicate(kind: str, predicate: Document, subject: Document) -> Mani
     )
 
 
-def _decode_clear_columns(subject: Document) -> ClearColumns | None:
-    if _ANNOTATIONS not in subject:
-        return None
-    annotations = subject.document(_ANNOTATIONS)
-    return decode_clear_columns(annotations, _CLEAR) if _CLEAR in annotations else None
-
-
 def _encode_list(version: int, files: FileListSummary) -> tuple[JSONObject, JSONObject]:
     subject: JSONObject = {"name": file_list_path(version, files.sha256), "digest": {"sha256": files.sha256}}
-    body = {
-        "size_bytes": files.size_bytes,
-        "count": files.count,
-        "total_bytes": files.total_bytes,
-        "total_rows": files.total_rows,
-    }
-    return subject, {"file_list": body}
+    return subject, {"file_list": {name: getattr(files, name) for name in _SUMS}}
 
 
 def _decode_list(version: int, body: Document, subject: Document) -> FileListSummary:
-    body.only("size_bytes", "count", "total_bytes", "total_rows")
+    body.only(*_SUMS)
     sha256 = subject.document("digest").text("sha256", max_characters=_DIGEST_CHARACTERS)
-    summary = FileListSummary(
-        sha256=sha256,
-        size_bytes=body.integer("size_bytes"),
-        count=body.integer("count"),
-        total_bytes=body.integer("total_bytes"),
-        total_rows=body.integer("total_rows"),
-    )
+    summary = FileListSummary(sha256, **{name: body.integer(name) for name in _SUMS})
     if subject.text("name", max_characters=MAX_PATH_BYTES) != file_list_path(version, sha256):
         raise DocumentError("the subject has another name than the file list of this version")
     return summary

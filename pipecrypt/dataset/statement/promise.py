@@ -91,13 +91,6 @@ class PromisedPolicy:
     columns: tuple[PromisedColumn, ...] = ()
     other_key_ids: tuple[str, ...] | None = None
     bind_path: bool = True
-
-    @property
-    def master_key_ids(self) -> frozenset[str]:
-        """All master keys that it names."""
-        columns = (key_id for column in self.columns for key_id in column.master_key_ids)
-        return frozenset((*self.footer_key_ids, *(self.other_key_ids or ()), *columns))
-
     _keys_of: Mapping[ColumnPath, tuple[str, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +112,12 @@ class PromisedPolicy:
     def keys_of(self, path: ColumnPath) -> tuple[str, ...] | None:
         """Return the master keys under one of which a leaf column is encrypted, or None if it is plaintext."""
         return self._keys_of.get(path, self.other_key_ids)
+
+    @property
+    def master_key_ids(self) -> frozenset[str]:
+        """The ids of all master keys that it names."""
+        lists = (self.footer_key_ids, self.other_key_ids or (), *self._keys_of.values())
+        return frozenset(key_id for key_ids in lists for key_id in key_ids)
 
 
 def encode_policy(policy: PromisedPolicy) -> JSONObject:

@@ -22,13 +22,7 @@ from pipecrypt.dataset.statement.file_list import decode_file_list
 from pipecrypt.dataset.statement.findings import Finding, FindingKind, KnownDigests, ObservedFile, compare_file
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY, file_list_path
 from pipecrypt.dataset.version import VerifiedVersion
-from pipecrypt.errors import (
-    ContentError,
-    DamagedKeystoreError,
-    FormatError,
-    IntegrityError,
-    PipecryptError,
-)
+from pipecrypt.errors import ContentError, DamagedKeystoreError, FormatError, IntegrityError, PipecryptError
 from pipecrypt.parquet.files import decrypt_file
 from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.segments import check_opened_structure, check_structure

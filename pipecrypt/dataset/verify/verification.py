@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipecrypt.dataset.requirements import Requirements
-from pipecrypt.dataset.statement.findings import FindingKind
+from pipecrypt.dataset.statement.findings import FindingKind, refusal
 from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.dataset.verify.inspection import Unlocking
 from pipecrypt.dataset.verify.report import PolicySummary, VerifyReport
@@ -31,7 +31,7 @@ from pipecrypt.errors import (
 from pipecrypt.store.lease import LeaseHolder, LeaseWatch
 from pipecrypt.store.location import Location
 
-__all__ = ["Patience", "Watcher", "verify"]
+__all__ = ["RecheckPolicy", "Watcher", "verify"]
 
 
 _STOPPED: Final = "a run was stopped here: run again with --resume, or pipecrypt clean; then verify again"
@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RecheckPolicy:
     """How long a verification looks again where a run is at work.
 
     Args:
@@ -64,7 +64,7 @@ def verify(
     workers: int,
     watcher: Watcher,
     run_files: RunFiles = lambda *_: {},
-    patience: Patience = Patience(),
+    recheck: RecheckPolicy = RecheckPolicy(),
 ) -> VerifyReport:
     """Return the report on what a caller named, if all that is numbered here holds.
 
@@ -92,7 +92,7 @@ def verify(
         workers: how many files are read at once.
         watcher: told how far it is.
         run_files: what runs noted about files that no version lists yet; the default believes no journal.
-        patience: how long it looks again.
+        recheck: how long it looks again.
 
     Raises:
         VerificationError: 2, 3 or 4 does not hold; with the report.
@@ -105,13 +105,12 @@ def verify(
         PipecryptError: 5 does not hold, and nothing else was found: what kept the first file from being checked.
     """
     started = time.perf_counter()
-    for _ in range(patience.restarts):
+    for _ in range(recheck.restarts):
         target = find_target(location, requirements, globs)  # 1
         check = VersionCheck(target, unlocking, run_files, workers, watcher)
         check.run()  # 2, 3, 4
-        try:
-            holder = _settle(check, target, patience)
-        except _NewVersionError:
+        is_latest, holder = _settle(check, target, recheck)
+        if not is_latest:
             continue
         report = _report(check, target, time.perf_counter() - started)
         _conclude(check, report, holder)  # 5
@@ -122,11 +121,11 @@ def verify(
     )
 
 
-def _settle(check: VersionCheck, target: Target, patience: Patience) -> LeaseHolder | None:
-    """Look again until nothing is found, or nothing is at work that could explain it; return who is, still.
+def _settle(check: VersionCheck, target: Target, recheck: RecheckPolicy) -> tuple[bool, LeaseHolder | None]:
+    """Look again until nothing is found, or nothing is at work that could explain it.
 
-    Raises:
-        _NewVersionError: another statement is there now.
+    Returns:
+        Whether the statement is still the one that is there; and who is at work, still.
     """
     waited, began = 0.0, time.monotonic()
     lock = None if target.is_single_file else LeaseWatch(target.location().child(LOCK_DIRECTORY))
@@ -134,21 +133,15 @@ def _settle(check: VersionCheck, target: Target, patience: Patience) -> LeaseHol
         before = _holder(lock)
         check.run_again()
         if not is_current(target.files, target.version):
-            raise _NewVersionError
+            return False, None
         if not check.tally.doubtful():
-            return None
+            break
         holder = before or _holder(lock)
-        if holder is None:
-            return None
-        if max(waited, time.monotonic() - began) >= patience.seconds:
-            return holder
-        patience.sleep(patience.pause_seconds)
-        waited += patience.pause_seconds
-    return None
-
-
-class _NewVersionError(Exception):
-    """What was looked at is not the dataset any more."""
+        if holder is None or max(waited, time.monotonic() - began) >= recheck.seconds:
+            return True, holder
+        recheck.sleep(recheck.pause_seconds)
+        waited += recheck.pause_seconds
+    return True, None
 
 
 def _holder(lock: LeaseWatch | None) -> LeaseHolder | None:
@@ -193,11 +186,9 @@ def _conclude(check: VersionCheck, report: VerifyReport, holder: LeaseHolder | N
             report=report,
         )
     if report.findings:
-        first, more = report.findings[0], len(report.findings) - 1
-        text = f"{name}: {first.path!a}: {first.kind.value}: {first.detail}"
         kinds = {finding.kind for finding in report.findings}
         hint = _STOPPED if kinds <= {FindingKind.NOT_IN_PLACE, FindingKind.LEFT_OVER} else None
-        raise VerificationError(text + (f", and {more} more" if more else ""), hint=hint, report=report)
+        raise VerificationError(refusal(report.findings, name=name).message, hint=hint, report=report)
     if failure is not None:
         raise failure
     if not check.due and not report.whole_dataset:

@@ -32,13 +32,7 @@ from pipecrypt.dataset.statement.findings import (
     nothing_known,
 )
 from pipecrypt.dataset.statement.manifest import Manifest
-from pipecrypt.dataset.statement.paths import (
-    RESERVED_DIRECTORY,
-    RUNS_DIRECTORY,
-    is_reserved,
-    parse_run_id,
-    staged_path,
-)
+from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY, RUNS_DIRECTORY, is_reserved, parse_run_id, staged_path
 from pipecrypt.dataset.undo import check_signed_undo
 from pipecrypt.dataset.verify.inspection import (
     InspectionResult,

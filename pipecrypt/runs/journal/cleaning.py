@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from pipecrypt.dataset.signed_file import dataset_id_of
+from pipecrypt.dataset.signed_file import written_as
 from pipecrypt.dataset.staged import finish_version
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.dataset.statement.paths import (
@@ -137,7 +137,7 @@ class _Cleaning:
         """Look, and remove; the caller holds the lock."""
         version = read_version(*locate(self._sink), None)
         if version is not None:
-            self._entries, self._run = tuple(version.entries.values()), version.run
+            self._entries, self._run = tuple(version.entries.values()), version.manifest.run
             self._listed = frozenset(version.entries)
         self._found = dict(self._look())
         self._files_of = _by_run(self._found)
@@ -190,7 +190,10 @@ class _Cleaning:
         if datasets:
             needed = self._listed | {path for run in runs if run.is_finished for path in self._noted(run)}
             for path, file in self._found.items():
-                if path not in needed and not is_reserved(path) and dataset_id_of(file) in datasets:
+                if path in needed or is_reserved(path):
+                    continue
+                context = written_as(file)
+                if context is not None and context.dataset_id in datasets:
                     yield path
         # The journal goes last: what it leads to must not be left without it.
         for run in old:

@@ -135,7 +135,7 @@ class RunHistory:
             adopted={} if unfinished is None else _adopted(sink, unfinished),
             done=finished.done,
             going=last.removes
-            if last is not None and version is not None and last.header.run_id == version.run
+            if last is not None and version is not None and last.header.run_id == version.manifest.run
             else (),
             dataset_id=finished.dataset_id,
             clear_columns=_clear_columns(finished.clear, unfinished),
@@ -179,7 +179,11 @@ def _is_over(past: RecordedRun, version: Version | None) -> bool:
     header = past.header
     if version is None:
         return header.is_staged
-    return not header.is_staged or header.run_id == version.run or header.dataset_id != version.dataset_id
+    return (
+        not header.is_staged
+        or header.run_id == version.manifest.run
+        or header.dataset_id != version.manifest.dataset_id
+    )
 
 
 def _adopted(sink: Location, past: RecordedRun) -> dict[str, TaskRecord]:
@@ -208,7 +212,7 @@ def _is_there(record: TaskRecord, found: Mapping[str, SourceFile]) -> bool:
     if any(file is None or file.size_bytes != part.sink_bytes for part, file in files):
         return False
     try:
-        return all(has_footer(found[each.entry.path], each.entry.footer_sha256) for each in record.signable)
+        return all(is_listed(found[each.entry.path], each.entry) for each in record.signable)
     except StorageError:
         return False  # it is written again
 

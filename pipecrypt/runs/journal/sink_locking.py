@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipecrypt.dataset.sign.publishing import fence
+from pipecrypt.dataset.sign.next_version import fence
 from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY
 from pipecrypt.errors import ConflictError, PipecryptError
 from pipecrypt.store.lease import Lease, LeaseWatch

@@ -68,7 +68,7 @@ class Ingestion(Kind):
         groups = encode_row_groups(batches_of([], schema), self.encoding)
         is_text = self.reading.format in {SourceFormat.CSV, SourceFormat.JSON}
         types = tuple((field.name, str(field.type)) for field in schema) if is_text else ()
-        empty = chosen_columns(MemorySource(next(groups).data, source.location.display), self.policy)
+        empty = chosen_columns(MemorySource(next(groups), source.location.display), self.policy)
         return SourceShape(empty.columns, types=types, delimiter=delimiter)
 
     def carry_out(
@@ -131,7 +131,7 @@ def encrypt_rows(
     with closing(encode_row_groups(stream, encoding)) as groups:
         for group in groups:
             waited += time.perf_counter() - began
-            on_batch(output.append(MemorySource(group.data, name)))
+            on_batch(output.append(MemorySource(group, name)))
             began = time.perf_counter()
     return waited + time.perf_counter() - began
 

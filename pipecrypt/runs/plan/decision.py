@@ -244,7 +244,7 @@ def decide(
     if spec.overwrite:
         decision = overwrite_done(plan.tasks, past.done, adopted, spec.run.on_source_change)
     else:
-        promise = None if version is None else version.policy
+        promise = None if version is None else version.manifest.policy
         rotated = find_rotated(spec, plan, past.done, promise, ids_of, credentials=credentials)
         done = {path: replace(file, task_id=rotated.get(path, file.task_id)) for path, file in past.done.items()}
         there = found if spec.policy.signing is None else None  # who signs looks by itself

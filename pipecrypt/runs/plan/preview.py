@@ -144,7 +144,8 @@ def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> Sin
         if followed is not None:
             staying = {path: size for path, size in found.items() if path not in past.going}
             conflicts += _problems(_checks_of_signed(spec, followed, decision, staying))
-    is_expired = version is not None and version.expires is not None and utc_now() >= version.expires
+    expires = None if version is None else version.manifest.expires
+    is_expired = expires is not None and utc_now() >= expires
     return SinkPreview(decision, tuple(conflicts), decision.is_work or is_expired, past, version)
 
 
@@ -177,7 +178,7 @@ def _checks_of_signed(
     goes = what_goes(decision, frozenset(entries), is_staged=True, overwrites=spec.overwrite)
     stays = [entry for entry in entries.values() if not goes(entry.path)]
     in_place = {path for path, entry in entries.items() if found.get(path) == entry.size_bytes}
-    right = listed_staged_files(sink, version.run, entries, in_place=in_place)
+    right = listed_staged_files(sink, version.manifest.run, entries, in_place=in_place)
     staged = {path: file.size_bytes for path, file in right.items()}
     yield lambda: check_nothing_unsigned(sink, stays, [path for path in found if not goes(path)])
     yield lambda: check_signed_is_there(sink, stays, found, staged)

@@ -11,14 +11,14 @@ import pytest
 
 from pipecrypt.crypto.aead import random_bytes
 from pipecrypt.dataset.share.granting import Grantee, share_keks
-from pipecrypt.dataset.share.kek_search import EncryptedData, FoundKEK, KEKSearch, find_encrypted_data
+from pipecrypt.dataset.share.kek_search import EncryptedData, KEKSearch, LocatedKEK, find_encrypted_data
 from pipecrypt.errors import DamagedKeystoreError, IntegrityError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant, Grants, encode_grants
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
 from pipecrypt.keys.session import KeySession
 from pipecrypt.store.location import Location
-from pipecrypt.testing.memory_keys import MemoryCall, MemoryKeyService
+from pipecrypt.testing import MemoryCall, MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from pipecrypt.vocabulary.documents import encode_base64
 from pipecrypt.vocabulary.secret import DataKey
@@ -32,7 +32,7 @@ def _session(memory: MemoryKeyService, reference: str) -> KeySession:
     return KeySession([reference], credentials=Credentials({}), services={"memory": memory})
 
 
-def _found(memory: MemoryKeyService, place: EncryptedData, file: str) -> FoundKEK:
+def _found(memory: MemoryKeyService, place: EncryptedData, file: str) -> LocatedKEK:
     """Return a KEK of its own, and a data key under it, as a file may hold them."""
     context = Context(DATASET, file, ("email",), 0)
     with _session(memory, PII) as writer:
@@ -41,22 +41,22 @@ def _found(memory: MemoryKeyService, place: EncryptedData, file: str) -> FoundKE
     material = parse_key_metadata(key_metadata)
     assert isinstance(material, KeyMaterial)
     assert material.kek is not None
-    return FoundKEK(encode_base64(material.kek.id), material, context, place.files.location(f"{place.path}/{file}"))
+    return LocatedKEK(encode_base64(material.kek.id), material, context, place.files.location(f"{place.path}/{file}"))
 
 
-def _granted(memory: MemoryKeyService, kek: FoundKEK, reference: str = NEW) -> Grant:
+def _granted(memory: MemoryKeyService, kek: LocatedKEK, reference: str = NEW) -> Grant:
     with _session(memory, PII) as opening, _session(memory, reference) as target:
         with opening.open_kek(kek.material, kek.context) as key:
             wrapped = target.wrap_kek(reference, key, DATASET)
         return Grant(kek.id, target.master_key_id(reference), wrapped, SINCE)
 
 
-def _forged(kek: FoundKEK) -> Iterator[Grant]:
+def _forged(kek: LocatedKEK) -> Iterator[Grant]:
     for _ in range(3):
         yield Grant(kek.id, "memory/new", f"pc1.{DATASET}.{encode_base64(random_bytes(60))}", SINCE)
 
 
-def _search(keks: Iterable[FoundKEK]) -> KEKSearch:
+def _search(keks: Iterable[LocatedKEK]) -> KEKSearch:
     return cast("KEKSearch", SimpleNamespace(keks=tuple(keks)))
 
 

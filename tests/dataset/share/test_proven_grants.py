@@ -23,7 +23,7 @@ from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant, Grants
 from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.session import KeySession
-from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.testing import MemoryKeyService
 from pipecrypt.vocabulary.context import new_dataset_id
 from pipecrypt.vocabulary.documents import encode_base64
 from pipecrypt.vocabulary.secret import DataKey

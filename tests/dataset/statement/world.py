@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.envelope import Check, encode_envelope, message_to_sign
-from pipecrypt.dataset.statement.file_list import FileEntry, FileListEncoder, FileListSummary
+from pipecrypt.dataset.statement.file_list import FileEntry, FileListSummary, encode_file_list
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement
 from pipecrypt.dataset.statement.paths import check_path
 from pipecrypt.dataset.statement.promise import PromisedColumn, PromisedPolicy
@@ -56,9 +56,8 @@ ENTRIES = (
 def listed(
     entries: Sequence[FileEntry], digests: tuple[DigestAlgorithm, ...] = SHA256
 ) -> tuple[bytes, FileListSummary]:
-    encoder = FileListEncoder(digests)
-    data = b"".join(encoder.encode(entries))
-    return data, encoder.summary()
+    blocks, summary = encode_file_list(entries, digests)
+    return b"".join(blocks), summary
 
 
 FILE_LIST, SUMMARY = listed(ENTRIES)

@@ -17,7 +17,7 @@ import pytest
 from pipecrypt.dataset.statement.findings import FindingKind
 from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, staged_path
 from pipecrypt.dataset.verify import verification
-from pipecrypt.dataset.verify.verification import Patience
+from pipecrypt.dataset.verify.verification import RecheckPolicy
 from pipecrypt.errors import ConflictError, NotInPlaceError, VerificationError
 from pipecrypt.runs.journal.cleaning import clean
 from pipecrypt.runs.journal.journal import trusted_run_files
@@ -31,7 +31,7 @@ A, B, C = NAMES
 RUN = "20260131T120000Z-0123abcd"
 LATER = "20260201T120000Z-0123abcd"
 EARLIER = "20260101T120000Z-0123abcd"
-NOW = Patience(seconds=0.0, sleep=lambda _: None)
+NOW = RecheckPolicy(seconds=0.0, sleep=lambda _: None)
 
 
 @pytest.fixture
@@ -284,16 +284,16 @@ def test_while_a_run_is_at_work_what_is_not_in_place_is_a_conflict(dataset: Path
     (dataset / B).unlink()
     with _lock(dataset):
         with pytest.raises(ConflictError, match="at work there, and 1 files are not in their places"):
-            check(dataset, patience=NOW)
+            check(dataset, recheck=NOW)
         (dataset / A).write_bytes(b"forged")
-        assert {(K.NOT_IN_PLACE, B), (K.TRUNCATED, A)} == found(dataset, patience=NOW)
+        assert {(K.NOT_IN_PLACE, B), (K.TRUNCATED, A)} == found(dataset, recheck=NOW)
     assert {(K.NOT_IN_PLACE, B), (K.TRUNCATED, A)} == found(dataset)
 
 
 def test_while_a_rotation_is_at_work_its_files_are_a_conflict_and_named(dataset: Path) -> None:
     half_rotate(dataset, B)
     with _lock(dataset), pytest.raises(NotInPlaceError) as caught:
-        check(dataset, patience=NOW)
+        check(dataset, recheck=NOW)
     assert [(each.kind, each.path) for each in caught.value.report.findings] == [(K.MODIFIED, B)]
     assert copy.copy(caught.value).report == caught.value.report
     assert found(dataset) == {(K.MODIFIED, B)}
@@ -314,7 +314,7 @@ def test_an_undo_file_that_somebody_planted_excuses_nothing(dataset: Path, tmp_p
         data[10] ^= 255
         (dataset / B).write_bytes(data)
     with _lock(dataset):
-        assert (K.MODIFIED, B) in found(dataset, patience=NOW)
+        assert (K.MODIFIED, B) in found(dataset, recheck=NOW)
 
 
 def test_it_waits_for_a_run_that_ends(dataset: Path) -> None:
@@ -329,7 +329,7 @@ def test_it_waits_for_a_run_that_ends(dataset: Path) -> None:
             os.rename(staged, dataset / B)
 
     with _lock(dataset):
-        assert check(dataset, patience=Patience(sleep=move)).findings == ()
+        assert check(dataset, recheck=RecheckPolicy(sleep=move)).findings == ()
     assert pauses == 3
 
 

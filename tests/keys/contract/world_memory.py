@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pipecrypt.errors import KeyServiceError
 from pipecrypt.keys.service import KeyServices
-from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.testing import MemoryKeyService
 from tests.keys.contract.worlds import Servers, Trouble, World
 
 _NO_WIRE = "nothing lies between caller and service"

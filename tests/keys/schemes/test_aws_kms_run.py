@@ -19,7 +19,7 @@ from pipecrypt.errors import IntegrityError, KeyServiceError, NotTrustedError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.schemes.aws_kms import SERVICE
 from pipecrypt.keys.schemes.caller import Patience
-from pipecrypt.reading.in_flight import decrypt_bytes, encrypt_bytes, forget_sessions
+from pipecrypt.reading.in_flight import _SESSIONS, decrypt_bytes, encrypt_bytes
 from pipecrypt.runs.files import decrypt, encrypt
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.verifying import verify
@@ -268,4 +268,4 @@ def test_forged_messages_deny_a_consumer_nothing_and_cost_a_bounded_number_of_ca
             decrypt_bytes(forged, [key])
     assert aws.server.calls["Decrypt"] <= count
     assert decrypt_bytes(honest, [key]).num_rows == 1
-    forget_sessions()
+    _SESSIONS.forget()

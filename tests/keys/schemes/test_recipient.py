@@ -28,7 +28,7 @@ from pipecrypt.keys.schemes.recipient import IdentityMasterKey, RecipientMasterK
 from pipecrypt.keys.service import MasterKey, open_key_reference
 from pipecrypt.keys.session import KeySession
 from pipecrypt.keys.signers import export_public_half, open_signer
-from pipecrypt.testing.memory_keys import MemoryKeyService
+from pipecrypt.testing import MemoryKeyService
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.crypto.keys import private_pem, public_text
 from tests.keys.conftest import CHEAP_KDF

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipecrypt.dataset.sign import publishing
+from pipecrypt.dataset.sign import next_version
 from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, MANIFEST_PATH
 from pipecrypt.errors import ConflictError, IntegrityError, LockLostError, PipecryptError, StorageError
 from pipecrypt.runs.journal.sink_locking import locked_sink
@@ -88,15 +88,15 @@ def test_the_statement_of_a_dead_holder_appears_no_more(moto_s3_server: Any) -> 
     place = sink.child(MANIFEST_PATH)
     open_store(place).replace(b"{}\n", expected=None)
     seen = {b"{}\n"}
-    for takeover in range(publishing.MOST_LINE_FEEDS + 2):
+    for takeover in range(next_version.MOST_LINE_FEEDS + 2):
         before = open_store(place).read_revision(max_bytes=MOST)
-        publishing.fence(sink)
+        next_version.fence(sink)
         with pytest.raises(ConflictError):
             open_store(place).replace(b"late", expected=before)
         found = open_store(place).read_revision(max_bytes=MOST)
         assert found is not None
         assert found.data.rstrip(b"\n") == b"{}"
-        assert (found.data in seen) is (takeover >= publishing.MOST_LINE_FEEDS - 1)
+        assert (found.data in seen) is (takeover >= next_version.MOST_LINE_FEEDS - 1)
         seen.add(found.data)
 
 
@@ -122,13 +122,13 @@ def test_only_who_takes_over_writes_it_again(moto_s3_server: Any) -> None:
 def test_a_statement_that_cannot_be_written_again_stops_who_takes_over(
     moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch, spare: int
 ) -> None:
-    monkeypatch.setattr(publishing, "MAX_ENVELOPE_BYTES", MOST)
+    monkeypatch.setattr(next_version, "MAX_ENVELOPE_BYTES", MOST)
     sink = Location(f"s3://{moto_s3_server.new_bucket()}/sink", moto_s3_server.options)
     text = b"x" * (MOST - spare)
     open_store(sink.child(MANIFEST_PATH)).replace(text, expected=None)
     for _ in range(spare):
-        publishing.fence(sink)
+        next_version.fence(sink)
     before = open_store(sink.child(MANIFEST_PATH)).read_revision(max_bytes=MOST)
     with pytest.raises(ConflictError, match="too large to be written once more"):
-        publishing.fence(sink)
+        next_version.fence(sink)
     assert open_store(sink.child(MANIFEST_PATH)).read_revision(max_bytes=MOST) == before

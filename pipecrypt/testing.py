@@ -1,7 +1,7 @@
-"""A key service in memory for tests, with a log of its calls and a failure switch. It guards nothing real.
+"""What tests of your own may use: a key service in memory, with a log of its calls and a failure switch.
 
-Within `use_memory_keys()` the key reference `memory://NAME` names one of its keys, in this process alone. The scheme
-does not exist otherwise, so that no configuration file can choose it.
+It guards nothing real. Within `use_memory_keys()` the key reference `memory://NAME` names one of its keys, in this
+process alone. The scheme does not exist otherwise, so that no configuration file can choose it.
 """
 
 from __future__ import annotations
