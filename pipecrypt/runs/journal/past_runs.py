@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
-from pipecrypt.dataset.staged import finish_version, has_footer, staged_files
+from pipecrypt.dataset.staged import finish_version, is_listed, staged_files
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.dataset.statement.promise import ClearColumns
 from pipecrypt.dataset.version import VerifiedVersion, Version
