@@ -196,7 +196,11 @@ def test_a_lost_lock_takes_its_own_file_back_and_nobody_elses(directory: Locatio
     assert _names(directory) == ["1.json"]
 
 
-def test_what_a_helper_knows_of_a_lock_travels_and_tells_its_end(directory: Location) -> None:
+def test_what_a_helper_knows_of_a_lock_travels_and_tells_its_end(
+    directory: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(lease.time, "sleep", waited.append)
     with Lease(directory, "run", timing=LeaseTiming(sleep=_never)) as lock:
         held = pickle.loads(pickle.dumps(lock.held))  # noqa: S301
         assert isinstance(held, HeldLease)
@@ -204,6 +208,7 @@ def test_what_a_helper_knows_of_a_lock_travels_and_tells_its_end(directory: Loca
         _put(directory, 2)
         with pytest.raises(ConflictError):
             held.check()
+        assert len(waited) == 1
         open_store(directory.child("2.json")).remove()
         held.check()
         _put(directory, 1)
@@ -212,6 +217,21 @@ def test_what_a_helper_knows_of_a_lock_travels_and_tells_its_end(directory: Loca
         open_store(directory.child("1.json")).remove()
         with pytest.raises(ConflictError):
             held.check()
+        assert len(waited) == 1
+
+
+def test_a_helper_waits_for_a_latecomer_to_take_its_file_back_as_the_holder_does(
+    directory: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_back(_: float) -> None:
+        open_store(directory.child("2.json")).remove()
+
+    with Lease(directory, "run", timing=LeaseTiming(sleep=take_back)) as lock:
+        _put(directory, 2)
+        lock.check()
+        _put(directory, 2)
+        monkeypatch.setattr(lease.time, "sleep", take_back)
+        lock.held.check()
 
 
 def test_calls_of_a_lock_end_before_others_count_its_holder_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
