@@ -1,4 +1,4 @@
-"""Try a storage call again after a failure that passes, until a deadline. What a call does is left to the callers.
+"""Try a call of a store or a key service again after a failure that passes, until a deadline.
 
 Clients come with retries of their own, which multiply: s3fs makes five attempts around five of botocore, and reading
 five around those. For S3 both are switched off (see filesystem), so that this file decides alone.
@@ -26,6 +26,8 @@ _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 _MOST_UNREACHABLE: Final = 4  # attempts at an address where nobody answers, which is most often mistyped
 _STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Of S3 and Azure. Key services have tables of their own. One that also says that nothing was done belongs into
+# `_NOT_DONE` of store/conditional.py too.
 _CODES: Final = frozenset(
     {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"}
     | {"RequestLimitExceeded", "TooManyRequests", "TooManyRequestsException", "BandwidthLimitExceeded"}
@@ -98,7 +100,7 @@ class Retry:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Say whether the same call may succeed in a moment: connections, timeouts, bodies cut short, 429 and 5xx."""
+    """Return whether the same call may succeed in a moment: connections, timeouts, short bodies, statuses, codes."""
     if isinstance(error, PipecryptError):
         return False
     status = http_status(error)

@@ -1,9 +1,11 @@
+import re
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 from pipecrypt.errors import KeyReferenceError, MissingExtraError
-from pipecrypt.keys import service
+from pipecrypt.keys import schemes, service
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.service import MasterKey, check_key_reference, known_schemes, open_key_reference
 from pipecrypt.testing import MemoryKeyService, MemoryMasterKey
@@ -23,6 +25,9 @@ def test_built_in_schemes_are_known_without_metadata(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(service, "_plugged_in", dict)
     assert known_schemes() == tuple(sorted(service._BUILT_IN))
     assert {"keystore", "pem", "static"} <= set(known_schemes())
+    files = Path(schemes.__file__).parent.glob("*.py")
+    with_service = {file.stem.replace("_", "-") for file in files if re.search(r"^SERVICE\b", file.read_text(), re.M)}
+    assert with_service == service._BUILT_IN
     assert check_key_reference("keystore://x#a").fragment == "a"
 
 

@@ -1,1 +1,1 @@
-"""The key services of pipecrypt, one file a scheme, over one `caller`; each holds its `SERVICE`."""
+"""The key services of pipecrypt, one file with its `SERVICE` a scheme, over one `caller`; keystores take three files."""

@@ -47,7 +47,8 @@ __all__ = [
 _MEGABYTE: Final = 1_000_000
 
 
-# The counts in a part; sums of them are in summaries, reports and journals.
+# The counts in a part; sums of them are in summaries, reports and journals. Journals that are there already have these
+# and no others: a new one must be optional where the journal is read (journal/block.py).
 PART_COUNTS: Final = ("source_bytes", "sink_bytes", "rows", "batches", "data_keys", "service_calls", "bad_rows")
 
 
