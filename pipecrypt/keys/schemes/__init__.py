@@ -1,1 +1,1 @@
-"""The key services of pipecrypt, one file with its `SERVICE` a scheme, over one `caller`; keystores take three files."""
+"""The key services of pipecrypt: a file with a `SERVICE` for each scheme, over one `caller`; keystores take three."""

@@ -12,7 +12,7 @@ JSON lines: what the run is, each promise that a task of the block made, then a 
                 "entry": "<line of a file list>" | null, "promise": <number of the line, from 0> | null}]}
 
 A member that a later release adds is optional when it is read, so that journals of this one can be resumed; where it
-changes what the others mean, `version` rises. Older releases refuse a member that they do not know, whatever the version.
+changes what the others mean, `version` rises. Older releases refuse a member that they do not know.
 
 A block says nothing secret. It lies where an attacker may write, so a run that signs signs its blocks too: one that is
 resumed signs what the journal says was written, so it must have said so itself. A block is bounded before it is parsed,
