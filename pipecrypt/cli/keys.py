@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,9 +71,11 @@ def new_key(
         raise UsageError(
             f"a key of type {wanted} is not an identity", hint=f"leave out --type: {_IDENTITIES[0]} it is then"
         )
-    keystore = NewKeystore(replaces_lost=new_keystore, made=_note_made)
+    made: list[Path] = []
+    keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
     entry = create_key(reference, wanted.value, credentials(), new_version=new_version, keystore=keystore)
     show(entry, lambda: [f"made {_entry_text(entry)}"])
+    _note_made(made)
 
 
 @command(keys_app, "list")
@@ -122,13 +125,16 @@ def import_from_file(
     """Put an existing key into a keystore."""
     from pipecrypt.keys.keystores import NewKeystore, import_key
 
-    keystore = NewKeystore(replaces_lost=new_keystore, made=_note_made)
+    made: list[Path] = []
+    keystore = NewKeystore(replaces_lost=new_keystore, made=made.append)
     entry = import_key(reference, _read_key_bytes(file), credentials(), new_version=new_version, keystore=keystore)
     show(entry, lambda: [f"imported {_entry_text(entry)}"])
+    _note_made(made)
 
 
-def _note_made(keystore: Path) -> None:
-    note(f"made keystore {keystore}")
+def _note_made(keystores: Iterable[Path]) -> None:
+    for keystore in keystores:
+        note(f"made keystore {keystore}")
 
 
 def _read_key_bytes(file: Path) -> bytes:

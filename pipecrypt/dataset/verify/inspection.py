@@ -52,9 +52,12 @@ _LIST_NAME: Final = re.compile(r"\A(?P<version>[1-9][0-9]{0,18})-(?P<digest>[0-9
 _MAX_LISTS: Final = 4
 _MAX_LIST_BYTES: Final = 64 << 20
 _STOP_SECONDS: Final = 5.0
+_THREAD_NAME: Final = "pipecrypt-verify"
 _Thing = TypeVar("_Thing")
 # Has something called on the caller's thread, in the middle of the work; raises StoppedError when the work is to end.
 Tell: TypeAlias = Callable[[Callable[[], object]], None]
+_Due: TypeAlias = "SimpleQueue[_Thing | None]"  # None: there is no more
+_Told: TypeAlias = "SimpleQueue[Callable[[], object] | None]"  # None: the work on one thing is done
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,26 +271,10 @@ def work_through(things: Iterable[_Thing], work: Callable[[_Thing, Tell], object
         workers: how many threads; no more than things wait.
     """
     stopped = threading.Event()
-    due: SimpleQueue[_Thing | None] = SimpleQueue()
-    told: SimpleQueue[Callable[[], object] | None] = SimpleQueue()  # None: the work on one thing is done
+    due: _Due[_Thing] = SimpleQueue()
+    told: _Told = SimpleQueue()
     threads: list[threading.Thread] = []
     waiting = 0
-
-    def tell(call: Callable[[], object]) -> None:
-        if stopped.is_set():
-            raise StoppedError
-        told.put(call)
-
-    def run() -> None:
-        while (thing := due.get()) is not None and not stopped.is_set():
-            try:
-                work(thing, tell)
-            except StoppedError:
-                return
-            except BaseException as error:
-                told.put(partial(_raise, error))
-                return
-            told.put(None)
 
     def listen(most_waiting: int) -> None:
         nonlocal waiting
@@ -306,7 +293,9 @@ def work_through(things: Iterable[_Thing], work: Callable[[_Thing, Tell], object
             due.put(thing)
             waiting += 1
             if len(threads) < min(workers, waiting):
-                threads.append(threading.Thread(target=run, name="pipecrypt-verify", daemon=True))
+                threads.append(
+                    threading.Thread(target=_work, args=(work, due, told, stopped), name=_THREAD_NAME, daemon=True)
+                )
                 threads[-1].start()
             listen(2 * workers)
         listen(0)
@@ -317,6 +306,25 @@ def work_through(things: Iterable[_Thing], work: Callable[[_Thing, Tell], object
             due.put(None)
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0))
+
+
+def _work(work: Callable[[_Thing, Tell], object], due: _Due[_Thing], told: _Told, stopped: threading.Event) -> None:
+    """Work on what is due until there is no more, or all of it was stopped; run by each thread."""
+
+    def tell(call: Callable[[], object]) -> None:
+        if stopped.is_set():
+            raise StoppedError
+        told.put(call)
+
+    while (thing := due.get()) is not None and not stopped.is_set():
+        try:
+            work(thing, tell)
+        except StoppedError:
+            return
+        except BaseException as error:
+            told.put(partial(_raise, error))
+            return
+        told.put(None)
 
 
 def _raise(error: BaseException) -> NoReturn:

@@ -6,6 +6,7 @@ import logging
 from bisect import insort
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Final, Self
 
 from pipecrypt.crypto.digest import DigestAlgorithm
@@ -120,8 +121,6 @@ class Tally:
     Attributes:
         files: how many were checked to the end.
         bytes: their sizes.
-        failures: how many files could not be checked.
-        changed: paths of those of them that changed while they were read.
         unfinished: tables below `_pipecrypt/` that runs noted for a version that is still to come.
     """
 
@@ -129,12 +128,16 @@ class Tally:
         """Begin with nothing."""
         self.files = 0
         self.bytes = 0
-        self.failures = 0
         self.unfinished = 0
-        self.changed: set[str] = set()
         self._findings: dict[str, list[Finding]] = {}
-        self._sizes: dict[str, int] = {}  # of files that were checked, and differ
-        self._failures: list[tuple[str, int, PipecryptError]] = []
+        self._sizes_of_differing: dict[str, int] = {}  # of files that were checked
+        self._failed: dict[str, bool] = {}  # files that could not be checked; whether because they changed meanwhile
+        self._failures: list[tuple[str, PipecryptError]] = []  # the first of them by path
+
+    @property
+    def failures(self) -> int:
+        """How many files could not be checked."""
+        return len(self._failed)
 
     def take(self, inspected: InspectionResult) -> None:
         """Take what became of one file."""
@@ -146,37 +149,33 @@ class Tally:
             self.files += 1
             self.bytes += inspected.size_bytes
             if inspected.findings:
-                self._sizes[inspected.path] = inspected.size_bytes
+                self._sizes_of_differing[inspected.path] = inspected.size_bytes
 
     def find(self, finding: Finding) -> None:
         """Take a finding about a file that could not be looked into."""
         self._findings.setdefault(finding.path, []).append(finding)
 
     def fail(self, path: str, error: PipecryptError) -> None:
-        """Take a failure. The first ones by path are kept, so that the same error is raised whatever the order."""
-        self.failures += 1
-        if path and isinstance(error, ConflictError):
-            self.changed.add(path)
-        insort(self._failures, (path, self.failures, error))
+        """Take a failure, the last one of each file. The first files by path are kept, whatever the order."""
+        self._drop_failure(path)
+        self._failed[path] = bool(path) and isinstance(error, ConflictError)
+        insort(self._failures, (path, error), key=itemgetter(0))
         del self._failures[_KEPT_FAILURES:]
         if self.failures <= _KEPT_FAILURES:
             _logger.info("could not check %r: %s", path, error.message)
 
     def doubtful(self) -> tuple[str, ...]:
         """Return the paths that a second look may show to be as they were signed, sorted."""
-        return tuple(sorted(self._findings.keys() | self.changed))
+        return tuple(sorted(self._findings.keys() | {path for path, changed in self._failed.items() if changed}))
 
     def forget(self, path: str) -> None:
         """Take back all that was said about a file, which is looked at again."""
         self._findings.pop(path, None)
-        size = self._sizes.pop(path, None)
+        size = self._sizes_of_differing.pop(path, None)
         if size is not None:
             self.files -= 1
             self.bytes -= size
-        if path in self.changed:
-            self.changed.remove(path)
-            self.failures -= 1
-            self._failures = [each for each in self._failures if each[0] != path]
+        self._drop_failure(path)
 
     def replace_missing(self, finding: Finding) -> None:
         """Take a finding that says more of a file than that it is missing."""
@@ -193,8 +192,12 @@ class Tally:
 
     def unchecked(self) -> tuple[Unchecked, ...]:
         """Return the first failures, sorted by path."""
-        return tuple(Unchecked.of(path, error) for path, _, error in self._failures)
+        return tuple(Unchecked.of(path, error) for path, error in self._failures)
 
     def first_failure(self) -> PipecryptError | None:
         """Return the first failure by path, if there is any."""
-        return self._failures[0][2] if self._failures else None
+        return self._failures[0][1] if self._failures else None
+
+    def _drop_failure(self, path: str) -> None:
+        if self._failed.pop(path, None) is not None:
+            self._failures = [each for each in self._failures if each[0] != path]
