@@ -7,7 +7,8 @@ are, with all their attributes: workers send them to the driver.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import copy
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "AccessError",
@@ -77,6 +78,19 @@ class PipecryptError(Exception):
     def add_hint(self, hint: str) -> None:
         """Say more about what to do next, where a caller knows more than whoever raised the error."""
         self.hint = f"{self.hint}; {hint}" if self.hint else hint
+
+    def prefixed(self, where: str, *, hint: str | None = None) -> Self:
+        """Return the same error, saying where it happened.
+
+        Args:
+            where: what its message begins with.
+            hint: takes the place of the error's own.
+        """
+        error = copy.copy(self)
+        error.args = (f"{where}: {self.message}",)
+        error.message = error.args[0]
+        error.hint = self.hint if hint is None else hint
+        return error
 
     @property
     def lines(self) -> tuple[str, ...]:

@@ -27,3 +27,15 @@ def test_an_error_is_sent_with_what_it_carries() -> None:
     assert problems.lines == ("one", "two")
     for kind in (VerificationError, NotInPlaceError):
         assert pickle.loads(pickle.dumps(kind("x", report=[1]))).report == [1]  # noqa: S301 - our own
+
+
+def test_an_error_says_where_it_happened_and_keeps_what_it_carries() -> None:
+    error = ConfigError("two problems", hint="mend them", problems=("a", "b"))
+    found = error.prefixed("run.yaml")
+    assert type(found) is ConfigError
+    assert (found.message, str(found), found.hint) == ("run.yaml: two problems", "run.yaml: two problems", "mend them")
+    assert found.problems == ("a", "b")
+    assert found.prefixed("x", hint="look").hint == "look"
+    assert error.message == "two problems"
+    again = pickle.loads(pickle.dumps(found))  # noqa: S301
+    assert (again.message, again.hint) == (found.message, found.hint)

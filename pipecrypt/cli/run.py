@@ -120,7 +120,7 @@ def run(
         Path | None, typer.Option("--plan", metavar="FILE", help="Do the tasks of this saved plan, and no others.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Instead of run.workers.")] = None,
-    accept_future: AcceptFuture = False,
+    accept_future_statement: AcceptFuture = False,
 ) -> int:
     """Encrypt what a configuration names."""
     from pipecrypt.cli.progress import run_lines, show_progress
@@ -129,7 +129,9 @@ def run(
     if dry_run:
         if plan is not None:
             raise UsageError("a saved plan was looked at when it was made", hint="leave out --dry-run, or --plan")
-        return _show_plan(config, overwrite=overwrite, resume=resume, workers=workers, accept_future=accept_future)
+        return _show_plan(
+            config, overwrite=overwrite, resume=resume, workers=workers, accept_future_statement=accept_future_statement
+        )
     opens = credentials()  # asks whether there is a terminal, which a bar hides
     with show_progress() as on_event:
         summary = run_config(
@@ -140,7 +142,7 @@ def run(
             credentials=opens,
             on_event=on_event,
             plan=plan,
-            accept_future_statement=accept_future,
+            accept_future_statement=accept_future_statement,
         )
     show(summary, lambda: run_lines(summary))
     return 0
@@ -151,10 +153,10 @@ def plan(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Save the plan, for pipecrypt run --plan FILE.")
     ] = None,
-    accept_future: AcceptFuture = False,
+    accept_future_statement: AcceptFuture = False,
 ) -> int:
     """Show what a run would do: files, keys, calls, conflicts; opens no key, and writes nothing to the sink."""
-    return _show_plan(config, out=out, accept_future=accept_future)
+    return _show_plan(config, out=out, accept_future_statement=accept_future_statement)
 
 
 def _show_plan(
@@ -164,14 +166,14 @@ def _show_plan(
     overwrite: bool = False,
     resume: bool = False,
     workers: int | None = None,
-    accept_future: bool = False,
+    accept_future_statement: bool = False,
 ) -> int:
     """Show what a run would do, and return the exit code: 5 if it would fail for what the sink holds."""
     from pipecrypt.config.run import plan as plan_run
     from pipecrypt.runs.plan.preview import save_plan
 
     report = plan_run(
-        config, overwrite=overwrite, resume=resume, workers=workers, accept_future_statement=accept_future
+        config, overwrite=overwrite, resume=resume, workers=workers, accept_future_statement=accept_future_statement
     )
     if out is not None:
         save_plan(report, out)

@@ -72,7 +72,7 @@ def rotate(
     ] = None,
     trust: TrustedKeys = None,
     dataset_id: _DatasetIDs = None,
-    accept_future: AcceptFuture = False,
+    accept_future_statement: AcceptFuture = False,
 ) -> None:
     """Let a new master key open all that an old one opens, by grants or new footers."""
     from pipecrypt.runs.sharing import rotate as rotate_keys
@@ -88,7 +88,7 @@ def rotate(
         trust=trust or None,
         dataset_ids=dataset_id or (),
         credentials=credentials(),
-        accept_future_statement=accept_future,
+        accept_future_statement=accept_future_statement,
     )
     show(summary, lambda: _rotate_lines(summary))
 

@@ -133,7 +133,7 @@ def encrypt(
     ] = None,
     workers: Workers = 1,
     overwrite: Overwrite = False,
-    accept_future: AcceptFuture = False,
+    accept_future_statement: AcceptFuture = False,
 ) -> None:
     """Encrypt tables, all columns or some, or any files in chunks."""
     from pipecrypt.runs.spec.options import Reading, RunOptions
@@ -173,7 +173,7 @@ def encrypt(
         max_file_bytes=max_file_bytes,
         overwrite=overwrite,
         workers=workers,
-        run=RunOptions(accepts_future_statement=accept_future),
+        run=RunOptions(accept_future_statement=accept_future_statement),
     )
     _carry_out(spec, credentials())
 

@@ -22,14 +22,14 @@ from pipecrypt.errors import ConfigError
 
 __all__ = [
     "MAX_CONFIG_BYTES",
-    "Document",
     "Position",
     "Problem",
     "Value",
     "ValuePath",
+    "YAMLDocument",
     "config_error",
     "nearest_name",
-    "parse_document",
+    "parse_yaml",
 ]
 
 _MAX_SHOWN = 10
@@ -102,7 +102,7 @@ ValuePath: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class YAMLDocument:
     """A parsed configuration.
 
     Args:
@@ -128,7 +128,7 @@ class Document:
         return self.names.get(path) or self.value_position(path)
 
 
-def parse_document(data: bytes, name: str, environ: Mapping[str, str]) -> Document:
+def parse_yaml(data: bytes, name: str, environ: Mapping[str, str]) -> YAMLDocument:
     """Return the values of a YAML file, with every variable in them replaced; keys of mappings stay as they are.
 
     Args:
@@ -148,7 +148,7 @@ def parse_document(data: bytes, name: str, environ: Mapping[str, str]) -> Docume
         reading.fail(_START, "the file is empty", "pipecrypt init writes one to begin with")
     if not isinstance(root, MappingNode):
         reading.fail(_position(root), "a configuration is a mapping, such as `source: ...`")
-    document = Document(name, reading.mapping(root, ()), reading.values, reading.names)
+    document = YAMLDocument(name, reading.mapping(root, ()), reading.values, reading.names)
     if reading.problems:
         raise config_error(name, reading.problems)
     return document

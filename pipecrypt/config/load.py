@@ -22,13 +22,13 @@ from pydantic_core import ErrorDetails
 
 from pipecrypt.config.document import (
     MAX_CONFIG_BYTES,
-    Document,
     Problem,
     Value,
     ValuePath,
+    YAMLDocument,
     config_error,
     nearest_name,
-    parse_document,
+    parse_yaml,
 )
 from pipecrypt.config.model import (
     ColumnsModel,
@@ -87,7 +87,7 @@ class LoadedConfig:
     """
 
     model: ConfigModel
-    document: Document
+    document: YAMLDocument
     directory: str
 
     def key_reference(self, name: str) -> str:
@@ -125,7 +125,7 @@ def load_config(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Loa
         ConfigError: anything in it is wrong; the message names file, line and column of every problem found.
     """
     name = os.fspath(path)
-    document = parse_document(_read(name), name, environ)
+    document = parse_yaml(_read(name), name, environ)
     empty = {
         path: Problem(document.value_position(path), f"{_dotted(path)} must be filled in", _EMPTY_HINT)
         for path in _empty_values(document.root, ())
@@ -169,7 +169,7 @@ def _empty_values(value: Value, path: ValuePath) -> Iterator[ValuePath]:
             yield from _empty_values(each, (*path, index))
 
 
-def _problems(errors: list[ErrorDetails], document: Document) -> list[Problem]:
+def _problems(errors: list[ErrorDetails], document: YAMLDocument) -> list[Problem]:
     # pydantic calls a list too short when its items are wrong; only the items are worth telling.
     parents = {error["loc"][:length] for error in errors for length in range(len(error["loc"]))}
     return [
@@ -177,7 +177,7 @@ def _problems(errors: list[ErrorDetails], document: Document) -> list[Problem]:
     ]
 
 
-def _problem(error: ErrorDetails, document: Document) -> Problem:
+def _problem(error: ErrorDetails, document: YAMLDocument) -> Problem:
     path, kind = _as_written(error["loc"], document), error["type"]
     if kind == "extra_forbidden":
         taken = {name[-1] for name in document.names if name[:-1] == path[:-1]}
@@ -252,7 +252,7 @@ def _bad_names(loaded: LoadedConfig) -> Iterator[Problem]:
         yield loaded.problem(("sign", "valid_for"), error.message, error.hint)
 
 
-def _as_written(path: ValuePath, document: Document) -> ValuePath:
+def _as_written(path: ValuePath, document: YAMLDocument) -> ValuePath:
     """Return the path in the file of a value that may stand there in a shorter form: `sign: name` or `sign: [name]`."""
     if path[:2] == ("sign", "keys") and not isinstance(document.root.get("sign"), dict):
         return ("sign", *path[2:])
@@ -326,7 +326,7 @@ def build_spec(
     overwrite: bool = False,
     workers: int | None = None,
     resumes: bool = False,
-    accepts_future: bool = False,
+    accept_future_statement: bool = False,
 ) -> EncryptSpec:
     """Return what the configuration asks for; nothing is opened.
 
@@ -335,7 +335,7 @@ def build_spec(
         overwrite: replace what the sink holds.
         workers: instead of `run.workers`.
         resumes: continue the run that was not finished.
-        accepts_future: follow a signed version of a signer whose clock was ahead.
+        accept_future_statement: follow a signed version of a signer whose clock was ahead.
 
     Raises:
         ConfigError: the policy contradicts itself, or a URL cannot be one.
@@ -357,7 +357,7 @@ def build_spec(
             attempts=model.run.attempts,
             worker_wait_seconds=model.run.worker_wait_seconds,
             is_only_writer=model.run.only_writer,
-            accepts_future_statement=accepts_future,
+            accept_future_statement=accept_future_statement,
         )
     return EncryptSpec(
         source=source,

@@ -64,7 +64,12 @@ def run_config(
         PipecryptError: the run failed; see `pipecrypt.errors`.
     """
     with _configured(
-        path, environ, overwrite=overwrite, resume=resume, workers=workers, accept_future=accept_future_statement
+        path,
+        environ,
+        overwrite=overwrite,
+        resume=resume,
+        workers=workers,
+        accept_future_statement=accept_future_statement,
     ) as (_, spec):
         only_tasks = None if plan is None else read_saved_plan(plan, spec.sink)
         return run(
@@ -158,7 +163,7 @@ def plan(
             overwrite=overwrite,
             resume=resume,
             workers=workers,
-            accept_future=accept_future_statement,
+            accept_future_statement=accept_future_statement,
         ) as (_, spec):
             return report_plan(spec, credentials)
     if sink is None or policy is None:
@@ -193,11 +198,13 @@ def _configured(
     overwrite: bool = False,
     resume: bool = False,
     workers: int | None = None,
-    accept_future: bool = False,
+    accept_future_statement: bool = False,
 ) -> Iterator[tuple[LoadedConfig, EncryptSpec]]:
     """Yield a configuration and what it asks for; errors about paths that lead nowhere get a hint."""
     loaded = load_config(path, os.environ if environ is None else environ)
-    spec = build_spec(loaded, overwrite=overwrite, workers=workers, resumes=resume, accepts_future=accept_future)
+    spec = build_spec(
+        loaded, overwrite=overwrite, workers=workers, resumes=resume, accept_future_statement=accept_future_statement
+    )
     with hints_about_paths(loaded):
         yield loaded, spec
 

@@ -45,12 +45,12 @@ class VersionMemory:
     Args:
         directory: where they are kept; made with the first one.
         starts_anew: nothing is recalled, and what is accepted now replaces what was kept.
-        accepts_future: a record that this clock made while it was ahead holds, as if it were made now.
+        accept_future_statement: a record that this clock made while it was ahead holds, as if it were made now.
     """
 
     directory: str
     starts_anew: bool = False
-    accepts_future: bool = False
+    accept_future_statement: bool = False
 
     @classmethod
     def of_user(cls, environ: Mapping[str, str]) -> Self | None:
@@ -81,7 +81,7 @@ class VersionMemory:
         try:
             with self._records.changing(_name(place)) as record:
                 known = None if self.starts_anew else record.read(self._parse)
-                fresh = timedelta(0) if self.accepts_future else _FRESH
+                fresh = timedelta(0) if self.accept_future_statement else _FRESH
                 if known is None or _is_newer(remembered, known, place) or _is_stale(known, remembered, fresh):
                     record.put(_members(place, remembered))
         except (OSError, ConflictError) as error:
@@ -113,7 +113,9 @@ class VersionMemory:
             dataset_id=document.text("dataset", max_characters=32),
             version=document.integer("version"),
             statement_sha256=document.text("statement_sha256", max_characters=64),
-            accepted=_read_time(document, accepts_future=self.accepts_future) if "accepted" in document else None,
+            accepted=_read_time(document, accept_future_statement=self.accept_future_statement)
+            if "accepted" in document
+            else None,
         )
 
     @property
@@ -152,10 +154,10 @@ def _members(place: str, remembered: RememberedVersion) -> Mapping[str, object]:
     }
 
 
-def _read_time(document: Document, *, accepts_future: bool) -> datetime:
+def _read_time(document: Document, *, accept_future_statement: bool) -> datetime:
     """Return when a statement was last found; not later than now, or what a retired key signed before would be lost."""
     accepted = document.time("accepted")
     now = utc_now()
-    if accepted > now + MAX_CLOCK_SKEW and not accepts_future:
+    if accepted > now + MAX_CLOCK_SKEW and not accept_future_statement:
         raise DocumentError(f"'accepted' is {utc_text(accepted)}, in the future by the clock of this machine")
     return min(accepted, now)

@@ -41,7 +41,7 @@ from pipecrypt.parquet.files import Gatherer
 from pipecrypt.store.listing import find_file, list_sources
 from pipecrypt.store.location import ALL_PARQUET, Location, Pattern, has_glob, split_glob
 from pipecrypt.store.open import open_range_source, open_store
-from pipecrypt.store.protocol import Kind, SourceFile
+from pipecrypt.store.protocol import EntryKind, SourceFile
 from pipecrypt.store.small_files import locate
 from pipecrypt.vocabulary.ranges import RangeSource, SourceTraits, read_into
 
@@ -228,7 +228,7 @@ def _list(location: Location, below: Pattern) -> tuple[tuple[SourceFile, ...], S
 def _refuse_missing(location: Location, requirements: Requirements) -> None:
     """Pass if a location names no single file that was signed; nothing is there."""
     files, path = locate(location)
-    if open_store(files.location(path + SIGNATURE_SUFFIX)).stat().kind is Kind.FILE:
+    if open_store(files.location(path + SIGNATURE_SUFFIX)).stat().kind is EntryKind.FILE:
         signed = read_version_beside(files, path, requirements).single_file()
         refuse(compare_listing([signed.entry.path], ()), name=signed.name)
 

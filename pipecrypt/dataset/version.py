@@ -254,7 +254,7 @@ def read_version_to_follow(
         ) from error
     except IntegrityError as error:
         hint = error.hint if remembered is None else f"{error.hint}; {ACCEPT_ANEW}"
-        raise type(error)(f"{place.display}: {error.message}", hint=hint) from error
+        raise error.prefixed(place.display, hint=hint) from error
     version = _version(verified, revision, files, locate(subject)[1])
     remember(files, remembered_as, verified.remember(), memory)
     return version
@@ -272,7 +272,7 @@ def check_follows(subject: Location, version: ClaimedVersion, memory: VersionMem
         check_remembered(version.manifest, version.statement_sha256, remembered)
     except IntegrityError as error:
         place = subject.child(MANIFEST_PATH)
-        raise type(error)(f"{place.display}: {error.message}", hint=f"{error.hint}; {ACCEPT_ANEW}") from error
+        raise error.prefixed(place.display, hint=f"{error.hint}; {ACCEPT_ANEW}") from error
 
 
 def is_current(files: SmallFiles, version: VerifiedVersion) -> bool:
@@ -330,7 +330,7 @@ def _read_verified(
     try:
         verified = _verify(envelope, requirements, recall(files, place, requirements.memory), expected_file)
     except IntegrityError as error:
-        raise type(error)(f"{files.display(place)}: {error.message}", hint=error.hint) from error
+        raise error.prefixed(files.display(place)) from error
     version = _version(verified, Revision(envelope), files, path)
     remember(files, place, verified.remember(), requirements.memory)
     return version
@@ -386,4 +386,4 @@ def _entries(files: SmallFiles, root: str, manifest: Manifest) -> dict[str, File
     try:
         return {entry.path: entry for entry in files_of(manifest, data)}
     except IntegrityError as error:
-        raise type(error)(f"{name}: {path!a}: {error.message}", hint=error.hint) from error
+        raise error.prefixed(f"{name}: {path!a}") from error

@@ -38,7 +38,7 @@ from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.protocol import Kind
+from pipecrypt.store.protocol import EntryKind
 from pipecrypt.store.small_files import directories_above
 
 __all__ = ["DeepRotation", "DeepSummary", "rotate_deeply"]
@@ -57,7 +57,7 @@ class DeepRotation:
         also: key references that the new KEKs are wrapped for, too.
         sign: key references of the signing keys.
         dataset_ids: of the datasets that are meant, where the files are of several.
-        accepts_future: whether to follow a statement of a signer whose clock was ahead.
+        accept_future_statement: whether to follow a statement of a signer whose clock was ahead.
     """
 
     old: str
@@ -66,7 +66,7 @@ class DeepRotation:
     also: tuple[str, ...] = ()
     sign: tuple[str, ...] = ()
     dataset_ids: tuple[str, ...] = ()
-    accepts_future: bool = False
+    accept_future_statement: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +220,7 @@ def _check_signing(place: EncryptedData, wish: DeepRotation) -> None:
             f"{place.name} is signed, and new footers need a new signature", hint="name the signing key with --sign"
         )
     for directory in directories_above(place.path):
-        if open_store(place.files.location(f"{directory}/{MANIFEST_PATH}")).stat().kind is Kind.FILE:
+        if open_store(place.files.location(f"{directory}/{MANIFEST_PATH}")).stat().kind is EntryKind.FILE:
             raise UsageError(
                 f"{place.name} is a part of the signed dataset {place.files.display(directory)}",
                 hint="rotate the whole dataset",
@@ -235,7 +235,7 @@ def _check_none_removed(place: EncryptedData) -> None:
 
 
 def _is_there(place: EncryptedData, suffix: str) -> bool:
-    return open_store(place.files.location(place.path + suffix)).stat().kind is Kind.FILE
+    return open_store(place.files.location(place.path + suffix)).stat().kind is EntryKind.FILE
 
 
 def _open_signers(
@@ -244,7 +244,10 @@ def _open_signers(
     """Open the signing keys, and return them with the version that they follow; they sign as it was signed."""
     file_signed = place.is_file and _is_there(place, SIGNATURE_SUFFIX)
     options = SigningOptions(
-        key_references=wish.sign, digest=DigestAlgorithm.SHA256, valid_for=None, accepts_future=wish.accepts_future
+        key_references=wish.sign,
+        digest=DigestAlgorithm.SHA256,
+        valid_for=None,
+        accept_future_statement=wish.accept_future_statement,
     )
     earlier = None
     if place.manifest is not None or file_signed:

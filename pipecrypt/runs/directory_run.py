@@ -155,8 +155,7 @@ class DirectoryRun:
             if self.decision.continued is not None:
                 for place in {task.path.rpartition("/")[0]: task.sink for task in self.plan.tasks}.values():
                     open_store(place).remove_leftovers(self._header.token, of_any_name=True)
-            for path in self.decision.dropped:
-                open_store(self._state.sink.child(path)).remove()
+            self._remove_each(self.decision.dropped)
             self._note_rotated()
 
     def _note_rotated(self) -> None:
@@ -237,9 +236,7 @@ class DirectoryRun:
             _log.warning("%s: maybe of an earlier run of the same sources; remove them if so", names)
         if gone and self._keeps_journal:
             self._journal.removes(tuple(sorted(gone)))
-            for path in sorted(gone):
-                self._lock.check_quickly()
-                open_store(self._state.sink.child(path)).remove()
+            self._remove_each(gone)
 
     def _lost_attempts(self) -> Iterator[str]:
         """Yield numbered files that an attempt of the continued run published, and whose record was lost with it."""
@@ -250,7 +247,9 @@ class DirectoryRun:
                     yield path
 
     def _publish_signed(self, signing: DatasetSigning) -> tuple[SignedStatement, ...]:
-        removes = self._removes(signing)
+        if self._keeps_journal:
+            self._remove_failed_attempts(signing)
+        removes = tuple(sorted(signing.left_over)) if self._keeps_journal else ()
         if removes:
             self._journal.removes(removes)
             self._set_aside(removes)
@@ -280,14 +279,15 @@ class DirectoryRun:
             chosen = (path for path in paths if path in earlier.entries)
             set_aside(self._state.sink, earlier.manifest.run, chosen, before_each=self._lock.check_quickly)
 
-    def _removes(self, signing: DatasetSigning) -> tuple[str, ...]:
-        """Return what is removed after signing. What attempts that failed left, no version ever listed: it goes now."""
-        if not self._keeps_journal:
-            return ()
+    def _remove_failed_attempts(self, signing: DatasetSigning) -> None:
+        """Remove what attempts that failed left, and no version lists; what one lists goes after the next is signed."""
         listed = set(self._state.earlier.entries) if self._state.earlier is not None else set()
-        for path in signing.left_over - listed:
+        self._remove_each(signing.left_over - listed)
+
+    def _remove_each(self, paths: Iterable[str]) -> None:
+        for path in sorted(paths):
+            self._lock.check_quickly()
             open_store(self._state.sink.child(path)).remove()
-        return tuple(sorted(signing.left_over))
 
     def _open_signing(self, *, overwrites: bool) -> DatasetSigning | None:
         state = self._state
@@ -366,7 +366,7 @@ def open_directory_run(
     if spec.run.keeps_journal:
         check_writers(open_store(sink), is_only_writer=spec.run.is_only_writer)
     with contextlib.ExitStack() as stack:
-        signers = open_signers(spec.policy, credentials, accepts_future=spec.run.accepts_future_statement)
+        signers = open_signers(spec.policy, credentials, accept_future_statement=spec.run.accept_future_statement)
         if signers is not None:
             stack.enter_context(signers)
         run_id = new_run_id(now)

@@ -100,7 +100,7 @@ def encrypt_spec(
         max_file_bytes=max_file_bytes,
         overwrite=overwrite,
         workers=workers,
-        run=RunOptions(accepts_future_statement=accept_future_statement),
+        run=RunOptions(accept_future_statement=accept_future_statement),
     )
 
 

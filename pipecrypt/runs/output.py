@@ -307,13 +307,15 @@ def store_grants(sink: Location, paths: Iterable[str], grants: Sequence[Grant], 
         add_grants(sink.sibling(path + GRANTS_SUFFIX), grants)
 
 
-def open_signers(policy: Policy | None, credentials: Credentials, *, accepts_future: bool) -> OpenSigners | None:
+def open_signers(
+    policy: Policy | None, credentials: Credentials, *, accept_future_statement: bool
+) -> OpenSigners | None:
     """Open the signing keys that a policy names, for this user; the caller closes them. None where it names none.
 
     Args:
         policy: None where nothing is encrypted.
         credentials: what opens the keys.
-        accepts_future: whether to follow a statement of a signer whose clock was ahead.
+        accept_future_statement: whether to follow a statement of a signer whose clock was ahead.
 
     Raises:
         AccessError: a signing key is missing, or the credentials do not open it.
@@ -321,7 +323,11 @@ def open_signers(policy: Policy | None, credentials: Credentials, *, accepts_fut
     options = None if policy is None else policy.signing
     if options is None:
         return None
-    return OpenSigners(replace(options, accepts_future=accepts_future), credentials, VersionMemory.of_user(os.environ))
+    return OpenSigners(
+        replace(options, accept_future_statement=accept_future_statement),
+        credentials,
+        VersionMemory.of_user(os.environ),
+    )
 
 
 class _OutputFile:

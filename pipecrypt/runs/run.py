@@ -68,10 +68,11 @@ def run(
             plan = _make_plan(spec)
             with _opened(spec, plan, credentials) as opened, _reported(opened, on_event) as tell:
                 tell(RunStarted(len(opened.plan.tasks), opened.plan.source_bytes))
-                carried_out = opened.has_work and _carry_out(opened, tell, credentials, interruption, map_tasks)
-                parts, signed = carried_out or ([], ())
+                parts, signed = list[Part](), tuple[SignedStatement, ...]()
+                if opened.has_work:
+                    parts, signed = _carry_out(opened, tell, credentials, interruption, map_tasks)
                 seconds = time.perf_counter() - started
-                summary = opened.described(Summary.of(plan.name, parts, seconds, signed=signed))
+                summary = opened.described(Summary.of(plan.operation, parts, seconds, signed=signed))
                 tell(RunFinished(summary))
         except KeyboardInterrupt:
             raise interruption.error(is_resumable=spec.run.keeps_journal) from None
@@ -143,7 +144,7 @@ def _opened(spec: Spec, plan: Plan, credentials: Credentials) -> Iterator[FileRu
         with open_directory_run(spec, plan, credentials, now=utc_now()) as directory_run:
             yield directory_run
         return
-    signers = open_signers(spec.policy, credentials, accepts_future=spec.run.accepts_future_statement)
+    signers = open_signers(spec.policy, credentials, accept_future_statement=spec.run.accept_future_statement)
     if signers is None:
         yield FileRun(plan, None)
         return
@@ -158,7 +159,7 @@ def _reported(opened: FileRun | DirectoryRun, on_event: Callable[[Event], None])
         if not opened.is_reported:
             yield on_event
             return
-        collector = RunCollector(opened.run_id, opened.plan.name, now=utc_now, clock=time.monotonic)
+        collector = RunCollector(opened.run_id, opened.plan.operation, now=utc_now, clock=time.monotonic)
 
         def tell(event: Event) -> None:
             collector.take(event)

@@ -183,7 +183,7 @@ def rotate(
             also=listed_keys(also),
             sign=listed_keys(sign),
             dataset_ids=tuple(dataset_ids),
-            accepts_future=accept_future_statement,
+            accept_future_statement=accept_future_statement,
         )
         return rotate_deeply(place, wish, given)
     return _share(

@@ -167,7 +167,7 @@ class ParquetWriter:
         empty = next(iter(encode_row_groups(batches_of([], schema), encoding)))
         check_policy(MemorySource(empty, sink.display), policy.engine_policy())
         output = _BatchOutput(
-            sink, policy, overwrite=overwrite, credentials=credentials, accepts_future=accept_future_statement
+            sink, policy, overwrite=overwrite, credentials=credentials, accept_future_statement=accept_future_statement
         )
         self._job = _WriterThread(Feed(schema), output, encoding, sink.display)
         # A writer that is forgotten, or still open when Python ends, leaves nothing behind.
@@ -268,7 +268,7 @@ class _BatchOutput:
         max_file_bytes: begin another file once one is as large.
         overwrite: whether files and their statements may be replaced.
         credentials: what opens the keys; default: the environment of this process.
-        accepts_future: whether to follow a statement of a signer whose clock was ahead.
+        accept_future_statement: whether to follow a statement of a signer whose clock was ahead.
 
     Raises:
         UsageError: standard output cannot be signed, or the name cannot.
@@ -286,7 +286,7 @@ class _BatchOutput:
         max_file_bytes: int | None = None,
         overwrite: bool,
         credentials: Credentials | None,
-        accepts_future: bool,
+        accept_future_statement: bool,
     ) -> None:
         """Open the signing keys, look at the statements that are there, open the keys and the first file."""
         self._started = time.perf_counter()
@@ -300,7 +300,7 @@ class _BatchOutput:
                 files = _check_beside(
                     sink, is_signed=policy.signing is not None, is_numbered=max_file_bytes is not None
                 )
-                signers = open_signers(policy, given, accepts_future=accepts_future)
+                signers = open_signers(policy, given, accept_future_statement=accept_future_statement)
                 if signers is not None:
                     self._signing = FileSigning(files, stack.enter_context(signers), overwrite=overwrite)
             known = None if self._signing is None else self._signing.dataset_id
@@ -442,7 +442,7 @@ def encrypt_batches(
         max_file_bytes=max_file_bytes,
         overwrite=overwrite,
         credentials=credentials,
-        accepts_future=accept_future_statement,
+        accept_future_statement=accept_future_statement,
     )
     with closing(output):
         encrypt_rows(stream, output.files, encoding, name="the batches", on_batch=_ignore)

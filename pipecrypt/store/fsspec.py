@@ -41,8 +41,8 @@ from pipecrypt.store.problems import changed, describe, map_errors, not_regular,
 from pipecrypt.store.protocol import (
     Admits,
     Entry,
+    EntryKind,
     Guarantees,
-    Kind,
     Publish,
     Ranges,
     Revision,
@@ -95,10 +95,10 @@ class FsspecStore(Store):
         with self._reach("read", path) as (place, remote):
             info = look_up(remote)
             if info is None:
-                return Entry(self.root, path, Kind.NOTHING)
+                return Entry(self.root, path, EntryKind.NOTHING)
             if info.get("type") == "directory":
-                return Entry(self.root, path, Kind.DIRECTORY)
-            return Entry(self.root, path, Kind.FILE, _source(place, path or place.name, info, _modified_ns(info)))
+                return Entry(self.root, path, EntryKind.DIRECTORY)
+            return Entry(self.root, path, EntryKind.FILE, _source(place, path or place.name, info, _modified_ns(info)))
 
     def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
         """Yield everything below a path that is not a directory itself."""
@@ -111,7 +111,7 @@ class FsspecStore(Store):
                         source = _source(start.child(below), below, info, _modified_ns(info))
                     except IntegrityError:  # whoever removes or moves what is found must not do so elsewhere
                         source = None
-                    yield Entry(start, below, Kind.FILE, source)
+                    yield Entry(start, below, EntryKind.FILE, source)
 
     def is_empty(self, *, besides: str | None = None) -> bool:
         """Say whether nothing is at the root, or a directory without files."""

@@ -10,7 +10,7 @@ from pipecrypt.errors import SourceNotFoundError, UsageError
 from pipecrypt.store.filesystem import strip_protocol
 from pipecrypt.store.location import ALL_PARQUET, PARQUET_SUFFIXES, Location, Pattern, has_glob, split_glob
 from pipecrypt.store.open import open_store
-from pipecrypt.store.protocol import Kind, SourceFile
+from pipecrypt.store.protocol import EntryKind, SourceFile
 from pipecrypt.store.publication import is_temporary
 
 __all__ = ["check_disjoint", "check_outputs", "find_file", "list_in_place", "list_sources"]
@@ -67,7 +67,7 @@ def list_in_place(location: Location, below: Pattern) -> tuple[SourceFile, ...]:
         PipecryptError: as `list_sources`.
     """
     store = open_store(location)
-    if store.is_remote or store.stat().kind is not Kind.DIRECTORY:
+    if store.is_remote or store.stat().kind is not EntryKind.DIRECTORY:
         return list_sources(location, below)
     found = []
     for entry in store.list(admits=below.admits_directory):

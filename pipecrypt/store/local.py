@@ -31,8 +31,8 @@ from pipecrypt.store.problems import changed, map_errors, not_regular, replaced_
 from pipecrypt.store.protocol import (
     Admits,
     Entry,
+    EntryKind,
     Guarantees,
-    Kind,
     Publish,
     Revision,
     SourceFile,
@@ -75,28 +75,28 @@ class LocalStore(Store):
             try:
                 found = beneath.own_status(place)
             except LinkError:  # on the way
-                return Entry(self.root, path, Kind.LINK, is_behind_link=True)
+                return Entry(self.root, path, EntryKind.LINK, is_behind_link=True)
             except (FileNotFoundError, NotADirectoryError):
-                return Entry(self.root, path, Kind.NOTHING)
+                return Entry(self.root, path, EntryKind.NOTHING)
             if stat.S_ISLNK(found.st_mode) and not place.depth:
                 try:
                     return replace(self._entry(path, place, beneath.status(place)), follows_link=True)
                 except OSError as error:
                     if error.errno not in _LEADS_NOWHERE:
                         raise
-                return Entry(self.root, path, Kind.FILE, follows_link=True)
+                return Entry(self.root, path, EntryKind.FILE, follows_link=True)
             return self._entry(path, place, found)
 
     def _entry(self, path: str, place: Location, found: os.stat_result) -> Entry:
         if stat.S_ISDIR(found.st_mode):
-            return Entry(self.root, path, Kind.DIRECTORY)
+            return Entry(self.root, path, EntryKind.DIRECTORY)
         if stat.S_ISLNK(found.st_mode):
-            return Entry(self.root, path, Kind.LINK)
+            return Entry(self.root, path, EntryKind.LINK)
         if not stat.S_ISREG(found.st_mode):
-            return Entry(self.root, path, Kind.FILE)
+            return Entry(self.root, path, EntryKind.FILE)
         name = path or place.name
         source = SourceFile(place, name, found.st_size, local_fingerprint(found), mtime_ns=found.st_mtime_ns)
-        return Entry(self.root, path, Kind.FILE, source)
+        return Entry(self.root, path, EntryKind.FILE, source)
 
     def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
         """Yield everything below a path that is not a directory itself."""

@@ -18,7 +18,7 @@ from pipecrypt.store.fsspec import FsspecStore
 from pipecrypt.store.local import LocalStore
 from pipecrypt.store.location import Location, Pattern
 from pipecrypt.store.problems import map_errors
-from pipecrypt.store.protocol import Admits, Entry, Kind, Ranges, SourceFile, Store
+from pipecrypt.store.protocol import Admits, Entry, EntryKind, Ranges, SourceFile, Store
 from pipecrypt.store.publication import Publication
 from pipecrypt.store.s3 import S3Store
 from pipecrypt.vocabulary.ranges import MemorySource, RangeSource, read_into
@@ -165,7 +165,7 @@ class _StandardStreams(FsspecStore):
 
     def stat(self, path: str = "") -> Entry:
         """Say that nothing is there."""
-        return Entry(self.root, path, Kind.NOTHING)
+        return Entry(self.root, path, EntryKind.NOTHING)
 
     def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
         """Yield nothing."""

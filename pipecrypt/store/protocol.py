@@ -32,8 +32,8 @@ from pipecrypt.vocabulary.ranges import DescribedSource
 __all__ = [
     "Admits",
     "Entry",
+    "EntryKind",
     "Guarantees",
-    "Kind",
     "Publish",
     "Ranges",
     "Revision",
@@ -73,7 +73,7 @@ class SourceFile:
     mtime_ns: int | None = None
 
 
-class Kind(Enum):
+class EntryKind(Enum):
     """What is at a place."""
 
     FILE = "file"
@@ -97,7 +97,7 @@ class Entry:
 
     root: Location
     path: str
-    kind: Kind
+    kind: EntryKind
     source: SourceFile | None = None
     is_behind_link: bool = False
     follows_link: bool = False
@@ -119,7 +119,7 @@ class Entry:
         """
         if self.is_behind_link:
             raise self._is_link()
-        return self.kind is not Kind.NOTHING
+        return self.kind is not EntryKind.NOTHING
 
     def is_directory(self) -> bool:
         """Say whether a directory is there.
@@ -128,7 +128,7 @@ class Entry:
             LinkError: it, or what leads there, is a link that the caller did not name.
         """
         self.refuse_link()
-        return self.kind is Kind.DIRECTORY
+        return self.kind is EntryKind.DIRECTORY
 
     def file(self) -> SourceFile | None:
         """Return the file that is there; None if nothing or a directory is.
@@ -138,7 +138,7 @@ class Entry:
             NoRegularFileError: it is something else that is not a regular file.
         """
         self.refuse_link()
-        if self.kind is Kind.FILE and self.source is None:
+        if self.kind is EntryKind.FILE and self.source is None:
             raise NoRegularFileError(f"{self.location.display} is not a regular file")
         return self.source
 
@@ -156,7 +156,7 @@ class Entry:
         Raises:
             LinkError: it does.
         """
-        if self.kind is Kind.LINK:
+        if self.kind is EntryKind.LINK:
             raise self._is_link()
 
     def _is_link(self) -> LinkError:

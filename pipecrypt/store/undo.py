@@ -26,7 +26,7 @@ from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import FormatError, IntegrityError, LimitError
 from pipecrypt.store.location import NAME_BYTES, Location
 from pipecrypt.store.open import open_range_source, open_store
-from pipecrypt.store.protocol import Kind, SourceFile
+from pipecrypt.store.protocol import EntryKind, SourceFile
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
@@ -87,7 +87,7 @@ def has_undo(file: Location) -> bool:
     Raises:
         StorageError: the storage refused or failed.
     """
-    return open_store(undo_place(file)).stat().kind is Kind.FILE
+    return open_store(undo_place(file)).stat().kind is EntryKind.FILE
 
 
 def read_undo(file: Location, *, max_end_bytes: int) -> Undo | None:
@@ -103,7 +103,7 @@ def read_undo(file: Location, *, max_end_bytes: int) -> Undo | None:
     """
     place = undo_place(file)
     entry = open_store(place).stat()
-    if not entry.exists() or entry.kind is Kind.DIRECTORY:
+    if not entry.exists() or entry.kind is EntryKind.DIRECTORY:
         return None
     kept = entry.source
     if kept is None or not _HEAD_BYTES < kept.size_bytes <= _HEAD_BYTES + min(max_end_bytes, MAX_END_BYTES):

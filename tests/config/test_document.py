@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipecrypt.config.document import MAX_CONFIG_BYTES, Position, parse_document
+from pipecrypt.config.document import MAX_CONFIG_BYTES, Position, parse_yaml
 from pipecrypt.errors import ConfigError
 
 _BOMB = b"\n".join(
@@ -14,7 +14,7 @@ _BOMB = b"\n".join(
 def test_scalars_follow_yaml_1_2() -> None:
     data = b"a: [x, yes, on, 2026-01-02, 1.5, 0x10, 0o17, ~, true, '5', 1e3, -.inf]"
 
-    root = parse_document(data, "c.yaml", {}).root
+    root = parse_yaml(data, "c.yaml", {}).root
 
     assert root == {
         "a": ["x", "yes", "on", "2026-01-02", 1.5, 16, 15, None, True, "5", 1000.0, float("-inf")],
@@ -22,7 +22,7 @@ def test_scalars_follow_yaml_1_2() -> None:
 
 
 def test_positions_of_keys_and_values() -> None:
-    document = parse_document(b"source:\n  url: here\nkeys:\n  - {a: 1}\nempty:\n", "c.yaml", {})
+    document = parse_yaml(b"source:\n  url: here\nkeys:\n  - {a: 1}\nempty:\n", "c.yaml", {})
 
     assert document.name_position(("source", "url")) == Position(2, 3)
     assert document.value_position(("source", "url")) == Position(2, 8)
@@ -32,7 +32,7 @@ def test_positions_of_keys_and_values() -> None:
 
 
 def test_a_byte_order_mark_is_skipped() -> None:
-    assert parse_document("\ufeffa: é\n".encode(), "c.yaml", {}).root == {"a": "é"}
+    assert parse_yaml("\ufeffa: é\n".encode(), "c.yaml", {}).root == {"a": "é"}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_byte_order_mark_is_skipped() -> None:
 )
 def test_what_is_no_configuration_is_refused_with_its_place(data: bytes, place: str, part: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_document(data, "c.yaml", {})
+        parse_yaml(data, "c.yaml", {})
 
     assert part in caught.value.message
     assert caught.value.message.startswith(f"c.yaml:{place}: ")

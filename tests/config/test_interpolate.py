@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from pipecrypt.config.document import parse_document
+from pipecrypt.config.document import parse_yaml
 from pipecrypt.errors import ConfigError
 
 
 def _value(text: str, **environ: str) -> object:
-    return parse_document(b"a: " + text.encode(), "c.yaml", environ).root["a"]
+    return parse_yaml(b"a: " + text.encode(), "c.yaml", environ).root["a"]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_value_cannot_add_structure_or_further_variables() -> None:
 
 
 def test_values_are_replaced_everywhere_but_keys_are_not() -> None:
-    document = parse_document(b"${X}: [{b: '${X}'}, 5, true, null]", "c.yaml", {"X": "x"})
+    document = parse_yaml(b"${X}: [{b: '${X}'}, 5, true, null]", "c.yaml", {"X": "x"})
 
     assert document.root == {"${X}": [{"b": "x"}, 5, True, None]}
 
@@ -49,7 +49,7 @@ def test_what_cannot_be_replaced_is_refused(text: str) -> None:
 
 def test_every_unset_variable_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_document(b"a: ${ONE}\nb:\n  - ${TWO}\n", "c.yaml", {})
+        parse_yaml(b"a: ${ONE}\nb:\n  - ${TWO}\n", "c.yaml", {})
 
     assert [line.split(": ")[0] for line in caught.value.message.splitlines()] == ["c.yaml:1:4", "c.yaml:3:5"]
     assert "ONE" in caught.value.message

@@ -208,7 +208,7 @@ def test_a_record_from_the_future_is_named_and_replaced_on_request(memory: Versi
 def test_a_writer_that_accepts_the_future_holds_to_a_record_from_there_and_mends_it(memory: VersionMemory) -> None:
     memory.remember(PLACE, SEEN)
     _later(memory, days=3)
-    told = replace(memory, accepts_future=True)
+    told = replace(memory, accept_future_statement=True)
     recalled = told.recall(PLACE)
     assert recalled == SEEN
     assert recalled.accepted is not None

@@ -16,7 +16,7 @@ from pipecrypt.store.lease import Lease
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source, open_store
-from pipecrypt.store.protocol import Kind
+from pipecrypt.store.protocol import EntryKind
 from pipecrypt.store.small_files import locate
 
 PATH = "one/two/file"
@@ -284,7 +284,7 @@ def test_looking_tells_links_from_files(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     place = Location(str(tmp_path)).child("link")
     entry = open_store(place).stat()
-    assert entry.kind is Kind.LINK
+    assert entry.kind is EntryKind.LINK
     assert entry.exists()
     for refused in (entry.file, entry.is_directory, entry.refuse_link):
         with pytest.raises(LinkError):

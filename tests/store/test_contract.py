@@ -13,7 +13,7 @@ import pytest
 from pipecrypt.errors import ConflictError, FormatError, IntegrityError, PipecryptError, SinkNotEmptyError
 from pipecrypt.store.location import ALL_PARQUET, EVERY_FILE, Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.protocol import Kind, SourceFile, Store
+from pipecrypt.store.protocol import EntryKind, SourceFile, Store
 
 _SERVERS = {
     "moto": "moto_s3_server",
@@ -69,7 +69,7 @@ def _never(seconds: float) -> None:
 def test_nothing_is_there(store: Store) -> None:
     for path in ("", "a", "a/b"):
         entry = store.stat(path)
-        assert entry.kind is Kind.NOTHING
+        assert entry.kind is EntryKind.NOTHING
         assert not entry.exists()
         assert not entry.is_directory()
         assert entry.file() is None
@@ -121,7 +121,7 @@ def test_of_two_that_create_a_file_one_does(store: Store) -> None:
 def test_one_look_tells_what_is_there(store: Store) -> None:
     put(store, "day=1/_hidden.parquet", b"12345")
     entry = store.stat("day=1/_hidden.parquet")
-    assert entry.kind is Kind.FILE
+    assert entry.kind is EntryKind.FILE
     assert entry.exists()
     assert not entry.is_directory()
     assert pinned(store, "day=1/_hidden.parquet").size_bytes == 5

@@ -11,7 +11,7 @@ import pytest
 from pipecrypt.errors import LinkError, NoRegularFileError, StorageError
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source, open_store
-from pipecrypt.store.protocol import Admits, Kind
+from pipecrypt.store.protocol import Admits, EntryKind
 
 
 def _everything(_: tuple[str, ...]) -> bool:
@@ -61,9 +61,9 @@ def test_links_are_named_where_they_are_and_not_followed(tmp_path: Path) -> None
 
     assert _names(tmp_path) == {"a/file": 1, "a/b/up": None, "aside": None}
     assert _names(tmp_path / "aside") == {"file": 1, "b/up": None}  # named by the caller
-    assert open_store(root.child("aside")).stat().kind is Kind.LINK
-    assert open_store(root.child("aside/file")).stat().kind is Kind.LINK
-    assert open_store(root.child("a/b/up")).stat().kind is Kind.LINK
+    assert open_store(root.child("aside")).stat().kind is EntryKind.LINK
+    assert open_store(root.child("aside/file")).stat().kind is EntryKind.LINK
+    assert open_store(root.child("a/b/up")).stat().kind is EntryKind.LINK
     for below in (root.child("aside"), root.child("aside/b")):
         with pytest.raises(LinkError):
             list(open_store(below).list())
@@ -131,9 +131,9 @@ def test_what_is_at_a_place(tmp_path: Path, memory: fsspec.AbstractFileSystem, r
         (tmp_path / "d/f").write_bytes(b"123")
         root = str(tmp_path)
 
-    assert open_store(Location(f"{root}/d")).stat().kind is Kind.DIRECTORY
-    assert open_store(Location(f"{root}/d/f")).stat().kind is Kind.FILE
-    assert open_store(Location(f"{root}/d/g")).stat().kind is Kind.NOTHING
+    assert open_store(Location(f"{root}/d")).stat().kind is EntryKind.DIRECTORY
+    assert open_store(Location(f"{root}/d/f")).stat().kind is EntryKind.FILE
+    assert open_store(Location(f"{root}/d/g")).stat().kind is EntryKind.NOTHING
     store = open_store(Location(root))
     assert [store.stat(path).file() for path in ("d", "d/g", "d/f/g")] == [None] * 3
     found = store.stat("d/f").file()
@@ -150,7 +150,7 @@ def test_a_pinned_name_that_is_no_file(tmp_path: Path) -> None:
 
     for name in ("broken", "fifo", "self"):
         entry = open_store(Location(str(tmp_path / name))).stat()
-        assert (entry.kind, entry.source, entry.exists()) == (Kind.FILE, None, True)
+        assert (entry.kind, entry.source, entry.exists()) == (EntryKind.FILE, None, True)
         assert entry.follows_link is (name != "fifo")
         with pytest.raises(NoRegularFileError):
             entry.file()

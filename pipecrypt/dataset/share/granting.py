@@ -151,7 +151,7 @@ def _share(  # noqa: PLR0917
     except DamagedKeystoreError:  # an error of the caller's keystore, not of the file
         raise
     except (FormatError, IntegrityError) as error:
-        raise type(error)(f"{kek.file.display}: {error.message}", hint=error.hint) from error
+        raise error.prefixed(kek.file.display) from error
     with key:
         wrapped = target.session.wrap_kek(target.key_reference, key, _dataset_of(kek))
     return Grant(kek.id, target.master_key_id, wrapped, since)

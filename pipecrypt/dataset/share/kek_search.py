@@ -25,7 +25,7 @@ from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source, open_store
-from pipecrypt.store.protocol import Kind, SourceFile
+from pipecrypt.store.protocol import EntryKind, SourceFile
 from pipecrypt.store.small_files import LocatedFiles, locate
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
@@ -108,10 +108,10 @@ def find_encrypted_data(location: Location, requirements: Requirements | None) -
         raise UsageError("standard input has no grants beside it", hint="name a file or a dataset")
     files, path = locate(location)
     kind = open_store(files.location(path)).stat().kind
-    if kind is Kind.FILE:
+    if kind is EntryKind.FILE:
         return EncryptedData(location, files, path, is_file=True)
     version = read_version(files, path, requirements)
-    if version is None and kind is Kind.NOTHING:
+    if version is None and kind is EntryKind.NOTHING:
         raise SourceNotFoundError(f"{location.display} does not exist")
     return EncryptedData(location, files, path, is_file=False, version=version)
 

@@ -23,13 +23,13 @@ class SigningOptions:
         key_references: of the signing keys, at least one, each once.
         digest: of whole files.
         valid_for: after which readers refuse the statement, in whole seconds; None for never.
-        accepts_future: whether to follow a statement of a signer whose clock was ahead.
+        accept_future_statement: whether to follow a statement of a signer whose clock was ahead.
     """
 
     key_references: tuple[str, ...]
     digest: DigestAlgorithm
     valid_for: timedelta | None
-    accepts_future: bool = False
+    accept_future_statement: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class OpenSigners:
     ) -> None:
         """Open all of them."""
         self.options = options
-        self.memory = memory and replace(memory, accepts_future=options.accepts_future)
+        self.memory = memory and replace(memory, accept_future_statement=options.accept_future_statement)
         self._clock = clock
         self._credentials = credentials
         self._signers: list[Signer] = []
@@ -90,7 +90,7 @@ class OpenSigners:
 
     def requirements(self) -> Requirements:
         """Return what must hold of the version that the next one follows."""
-        is_future_accepted = self.options.accepts_future
+        is_future_accepted = self.options.accept_future_statement
         return Requirements(
             trust=self.trust(),
             memory=self.memory,

@@ -15,10 +15,10 @@ from pipecrypt.dataset.version import VerifiedVersion, read_version_above, read_
 from pipecrypt.errors import IntegrityError, NotTrustedError, SourceNotFoundError, StorageError, UsageError
 from pipecrypt.store.location import Location, Pattern, has_glob
 from pipecrypt.store.open import open_store
-from pipecrypt.store.protocol import Kind
+from pipecrypt.store.protocol import EntryKind
 from pipecrypt.store.small_files import LocatedFiles, locate
 
-__all__ = ["Selection", "Target", "find_target"]
+__all__ = ["Selection", "VerifyTarget", "find_target"]
 
 _EVERYTHING_BELOW: Final = "**"
 # What a run that signs leaves in its directory: the blocks of its journal, and at last that it is done.
@@ -94,7 +94,7 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class VerifyTarget:
     """What a caller named for verification.
 
     Args:
@@ -129,7 +129,7 @@ class Target:
         return root if self.is_single_file or not path else root.child(path)
 
 
-def find_target(location: Location, requirements: Requirements, globs: Sequence[str] = ()) -> Target:
+def find_target(location: Location, requirements: Requirements, globs: Sequence[str] = ()) -> VerifyTarget:
     """Return what a caller named, with its statement verified.
 
     A directory with a statement is a dataset. A path below one belongs to it, whatever lies beside that path: a
@@ -154,19 +154,22 @@ def find_target(location: Location, requirements: Requirements, globs: Sequence[
         hint = f"name the file: {path.removesuffix(SIGNATURE_SUFFIX)}"
         raise UsageError(f"{files.display(path)} is a statement, not what it is about", hint=hint)
     kind = open_store(files.location(path)).stat().kind
-    dataset = read_version_above(files, path if kind is Kind.FILE else f"{path}/", requirements)
+    dataset = read_version_above(files, path if kind is EntryKind.FILE else f"{path}/", requirements)
     if dataset is not None and dataset.root == path:
-        return Target(files, dataset, Selection.of(globs))
+        return VerifyTarget(files, dataset, Selection.of(globs))
     if dataset is not None:
         return _in_dataset(files, dataset, path, kind, globs)
-    if kind is Kind.DIRECTORY:
+    if kind is EntryKind.DIRECTORY:
         raise _not_signed(files, path)
-    if kind is Kind.NOTHING and open_store(files.location(path + SIGNATURE_SUFFIX)).stat().kind is not Kind.FILE:
+    if (
+        kind is EntryKind.NOTHING
+        and open_store(files.location(path + SIGNATURE_SUFFIX)).stat().kind is not EntryKind.FILE
+    ):
         raise SourceNotFoundError(f"{files.display(path)} does not exist", hint=_missing_hint(path))
     if globs:
         raise UsageError(f"{files.display(path)} is one file, of which no part can be chosen", hint="leave out --files")
     version = read_version_beside(files, path, requirements)
-    return Target(files, version, None, version.single_file().entry.path)
+    return VerifyTarget(files, version, None, version.single_file().entry.path)
 
 
 def _not_signed(files: LocatedFiles, path: str) -> NotTrustedError:
@@ -188,7 +191,9 @@ def _not_signed(files: LocatedFiles, path: str) -> NotTrustedError:
     )
 
 
-def _in_dataset(files: LocatedFiles, dataset: VerifiedVersion, path: str, kind: Kind, globs: Sequence[str]) -> Target:
+def _in_dataset(
+    files: LocatedFiles, dataset: VerifiedVersion, path: str, kind: EntryKind, globs: Sequence[str]
+) -> VerifyTarget:
     below = dataset.below(path)
     if not below:
         raise AssertionError("a dataset found above a path has it below")
@@ -196,15 +201,15 @@ def _in_dataset(files: LocatedFiles, dataset: VerifiedVersion, path: str, kind: 
         hint = f"name the dataset: {dataset.name}"
         raise UsageError(f"{below!a} belongs to the statement of {dataset.name}", hint=hint)
     if below not in dataset.entries:
-        if kind is Kind.DIRECTORY or any(entry.startswith(below + "/") for entry in dataset.entries):
-            return Target(files, dataset, Selection.of(globs, directory=below))
-        if kind is Kind.NOTHING:
+        if kind is EntryKind.DIRECTORY or any(entry.startswith(below + "/") for entry in dataset.entries):
+            return VerifyTarget(files, dataset, Selection.of(globs, directory=below))
+        if kind is EntryKind.NOTHING:
             raise SourceNotFoundError(
                 f"{dataset.name} has no {below!a}, and none was signed", hint=_missing_hint(below)
             )
     if globs:
         raise UsageError(f"{below!a} is one file, of which no part can be chosen", hint="leave out --files")
-    return Target(files, dataset, None, below)
+    return VerifyTarget(files, dataset, None, below)
 
 
 def _missing_hint(path: str) -> str | None:

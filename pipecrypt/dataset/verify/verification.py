@@ -17,7 +17,7 @@ from pipecrypt.dataset.statement.findings import FindingKind, refusal
 from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY
 from pipecrypt.dataset.verify.inspection import Unlocking
 from pipecrypt.dataset.verify.report import PolicySummary, VerifyReport
-from pipecrypt.dataset.verify.target import Target, find_target
+from pipecrypt.dataset.verify.target import VerifyTarget, find_target
 from pipecrypt.dataset.verify.version_check import RunFiles, VersionCheck, Watcher
 from pipecrypt.dataset.version import is_current
 from pipecrypt.errors import (
@@ -121,7 +121,7 @@ def verify(
     )
 
 
-def _settle(check: VersionCheck, target: Target, recheck: RecheckPolicy) -> tuple[bool, LeaseHolder | None]:
+def _settle(check: VersionCheck, target: VerifyTarget, recheck: RecheckPolicy) -> tuple[bool, LeaseHolder | None]:
     """Look again until nothing is found, or nothing is at work that could explain it.
 
     Returns:
@@ -153,7 +153,7 @@ def _holder(lock: LeaseWatch | None) -> LeaseHolder | None:
         return None
 
 
-def _report(check: VersionCheck, target: Target, seconds: float) -> VerifyReport:
+def _report(check: VersionCheck, target: VerifyTarget, seconds: float) -> VerifyReport:
     version, tally = target.version, check.tally
     manifest = version.manifest
     return VerifyReport(

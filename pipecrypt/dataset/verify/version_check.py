@@ -43,11 +43,11 @@ from pipecrypt.dataset.verify.inspection import (
     work_through,
 )
 from pipecrypt.dataset.verify.report import Tally
-from pipecrypt.dataset.verify.target import Selection, Target
+from pipecrypt.dataset.verify.target import Selection, VerifyTarget
 from pipecrypt.errors import ConflictError, ContentError, IntegrityError, LinkError, StorageError
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source, open_store
-from pipecrypt.store.protocol import Entry, Kind, SourceFile
+from pipecrypt.store.protocol import Entry, EntryKind, SourceFile
 from pipecrypt.store.publication import is_temporary
 from pipecrypt.store.undo import read_undo
 from pipecrypt.vocabulary.documents import DocumentError
@@ -105,7 +105,7 @@ class VersionCheck:
     """
 
     def __init__(
-        self, target: Target, unlocking: Unlocking | None, run_files: RunFiles, workers: int, watcher: Watcher
+        self, target: VerifyTarget, unlocking: Unlocking | None, run_files: RunFiles, workers: int, watcher: Watcher
     ) -> None:
         """Look at nothing yet."""
         self._target = target
@@ -203,7 +203,7 @@ class VersionCheck:
                         reserved[path] = found.source
                 elif not selection.takes(path):
                     # A link may be where a directory would be of files that count.
-                    if found.kind is Kind.LINK and selection.admits(tuple(path.split("/"))):
+                    if found.kind is EntryKind.LINK and selection.admits(tuple(path.split("/"))):
                         detail = f"{found.location.display} is a symbolic link"
                         self.tally.find(Finding(FindingKind.LINK, path, detail))
                 elif path not in self._entries:
@@ -233,20 +233,20 @@ class VersionCheck:
                 there = open_store(self._target.location(path)).stat()
                 if path not in self._entries:
                     self._find_unsigned(path, there)
-                elif there.exists() and there.kind is not Kind.DIRECTORY:
+                elif there.exists() and there.kind is not EntryKind.DIRECTORY:
                     yield from self._regular(path, there)
                 else:
                     self.tally.find(missing(path))
 
     def _find_unsigned(self, path: str, there: Entry) -> None:
-        if there.kind is Kind.LINK and path in self._links:
+        if there.kind is EntryKind.LINK and path in self._links:
             self.tally.find(Finding(FindingKind.LINK, path, f"{there.location.display} is a symbolic link"))
-        elif there.kind is not Kind.NOTHING:
+        elif there.kind is not EntryKind.NOTHING:
             self.tally.find(extra(path))
 
     def _regular(self, path: str, found: Entry) -> Iterator[SignedSource]:
         if found.source is None:
-            kind = FindingKind.LINK if found.kind is Kind.LINK else FindingKind.MODIFIED
+            kind = FindingKind.LINK if found.kind is EntryKind.LINK else FindingKind.MODIFIED
             self.tally.find(Finding(kind, path, "a file was signed, and this is not a regular one"))
         else:
             yield SignedSource(found.source, self._target.version.file(path))
@@ -261,7 +261,7 @@ class VersionCheck:
                 continue
             with self._noting(path):
                 there = open_store(self._target.location(path)).stat()
-                if there.exists() and there.kind is not Kind.DIRECTORY:
+                if there.exists() and there.kind is not EntryKind.DIRECTORY:
                     found[path] = there.source
         return found
 

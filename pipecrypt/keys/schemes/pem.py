@@ -89,7 +89,7 @@ def _open(reference: KeyReference, credentials: Credentials, parse: Callable[[by
     try:
         return parse(pem, passphrase)
     except (PassphraseError, UsageError) as error:
-        raise type(error)(f"{reference.text}: {error.message}", hint=error.hint) from None
+        raise error.prefixed(reference.text) from None
 
 
 def _identity_if_any(pem: bytes, passphrase: str | None) -> Identity | None:

@@ -292,7 +292,7 @@ def _open_key(keys: DataKeys, key_metadata: bytes, context: Context, what: str) 
     try:
         return keys.open_data_key(key_metadata, context)
     except (AccessError, FormatError, IntegrityError, UnsupportedError) as error:
-        raise type(error)(f"{what}: {error.message}", hint=error.hint) from error
+        raise error.prefixed(what) from error
 
 
 # Raises IntegrityError to refuse a file before anything of it is used, when all its row groups were opened.

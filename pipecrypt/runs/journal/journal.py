@@ -467,7 +467,7 @@ def _opened(place: Location, seal: Seal, fetch: Fetch = _read_block) -> Block:
     except (DocumentError, FormatError) as error:
         raise IntegrityError(f"{place.display} is not a block of a journal: {error}", hint=_HINT) from error
     except IntegrityError as error:
-        raise type(error)(f"{place.display}: {error.message}", hint=error.hint or _HINT) from error
+        raise error.prefixed(place.display, hint=error.hint or _HINT) from error
 
 
 def trusted_run_files(trust: TrustedKeys, directory: Location, run_id: str, dataset_id: str) -> Mapping[str, FileEntry]:

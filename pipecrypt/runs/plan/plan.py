@@ -54,7 +54,7 @@ class Plan:
     """What a run will do.
 
     Args:
-        name: `encrypt` or `decrypt`.
+        operation: `encrypt` or `decrypt`.
         tasks: one for each output file, in the order of their paths.
         keys: all that the run may use.
         workers: processes that work at once; 1 for none but this one.
@@ -64,7 +64,7 @@ class Plan:
         lock: the run's, of the sink; None where it has none.
     """
 
-    name: str
+    operation: str
     tasks: tuple[Task, ...]
     keys: RunKeys
     workers: int
@@ -128,7 +128,7 @@ def make_plan(spec: Spec) -> Plan:
     # What lives in this process's memory cannot be reached from another one.
     is_alone = spec.source.is_in_this_process or spec.sink.is_in_this_process
     return Plan(
-        name=spec.operation,
+        operation=spec.operation,
         tasks=tasks,
         keys=RunKeys(spec.key_references, dataset_id, spec.also),
         workers=1 if is_alone else min(spec.workers, len(tasks)),

@@ -151,12 +151,12 @@ def preview_sink(spec: EncryptSpec, plan: Plan, credentials: Credentials) -> Sin
 
 def _check_versions(spec: EncryptSpec, version: ClaimedVersion | None) -> None:
     """Pass if a run would follow the version that is there, or begin a dataset, as far as this user's memory tells."""
-    memory, accepts_future = VersionMemory.of_user(os.environ), spec.run.accepts_future_statement
+    memory, accept_future_statement = VersionMemory.of_user(os.environ), spec.run.accept_future_statement
     if version is None:
         check_none_removed(spec.sink, memory)
         return
-    check_follows(spec.sink, version, memory and replace(memory, accepts_future=accepts_future))
-    if not accepts_future:
+    check_follows(spec.sink, version, memory and replace(memory, accept_future_statement=accept_future_statement))
+    if not accept_future_statement:
         check_created(version.manifest.created, utc_now(), hint=ACCEPT_FUTURE_HINT)
 
 

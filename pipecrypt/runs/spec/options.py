@@ -185,7 +185,7 @@ class RunOptions:
         worker_wait_seconds: how long a run waits for a worker of a cluster while there is none.
         attempts: how often a task is tried whose worker died, from 1.
         is_only_writer: the operator vouches that nobody else writes to the sink, for storages that cannot tell.
-        accepts_future_statement: follow a version of a signer whose clock was ahead; its time is kept, not undercut.
+        accept_future_statement: follow a version of a signer whose clock was ahead; its time is kept, not undercut.
 
     Raises:
         UsageError: a number means nothing, or an address is given and nobody to use it.
@@ -200,7 +200,7 @@ class RunOptions:
     worker_wait_seconds: int = DEFAULT_WORKER_WAIT_SECONDS
     attempts: int = DEFAULT_ATTEMPTS
     is_only_writer: bool = False
-    accepts_future_statement: bool = False
+    accept_future_statement: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""

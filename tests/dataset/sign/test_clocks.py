@@ -85,7 +85,7 @@ def test_a_skew_that_is_allowed(world: World, monkeypatch: pytest.MonkeyPatch) -
 
 
 def _request(world: World, *, accepts: bool) -> EncryptSpec:
-    options = RunOptions(keeps_journal=True, on_source_change=OnSourceChange.REPLACE, accepts_future_statement=accepts)
+    options = RunOptions(keeps_journal=True, on_source_change=OnSourceChange.REPLACE, accept_future_statement=accepts)
     return EncryptSpec(
         source=Location(str(world.raw)), sink=Location(str(world.out)), policy=world.policy(), run=options
     )

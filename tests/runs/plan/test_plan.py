@@ -39,7 +39,7 @@ def test_relative_paths_are_kept(tmp_path: Path) -> None:
     _touch(tmp_path, "raw/b.parquet", "raw/x/a.parquet")
     plan = _plan(tmp_path / "raw", tmp_path / "out", workers=8)
     assert _outputs(plan, tmp_path) == [("out/b.parquet", "b.parquet"), ("out/x/a.parquet", "x/a.parquet")]
-    assert (plan.name, plan.source_bytes, plan.workers) == ("encrypt", 2, 2)
+    assert (plan.operation, plan.source_bytes, plan.workers) == ("encrypt", 2, 2)
     assert len({task.target.token for task in plan.tasks}) == 1
     assert not (tmp_path / "out").exists()
 
