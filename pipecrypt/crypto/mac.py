@@ -62,7 +62,7 @@ def authenticate(key: DataKey, label: bytes, text: bytes) -> bytes:
 
 
 def is_authentic(key: DataKey, label: bytes, text: bytes, tag: bytes) -> bool:
-    """Say whether `tag` was made from these; compares in constant time."""
+    """Return whether `tag` was made from these; compares in constant time."""
     return hmac.compare_digest(authenticate(key, label, text), tag)
 
 

@@ -344,7 +344,7 @@ def load_private_pem(pem: bytes, passphrase: str | None) -> object:
 
 
 def is_encrypted_pem(pem: bytes) -> bool:
-    """Say whether a passphrase is needed: PKCS #8, or the header of the older form (RFC 1421 4.6.1.1)."""
+    """Return whether a passphrase is needed: PKCS #8, or the header of the older form (RFC 1421 4.6.1.1)."""
     return b"BEGIN ENCRYPTED PRIVATE KEY-----" in pem or b"Proc-Type: 4,ENCRYPTED" in pem
 
 

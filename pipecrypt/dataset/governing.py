@@ -179,7 +179,7 @@ def spellings(files: SmallFiles, path: str) -> tuple[str, ...]:
 
 
 def _follows_name(path: str) -> bool:
-    """Say whether a link with this name is followed: that of a directory, and never that of a statement."""
+    """Return whether a link with this name is followed: that of a directory, and never that of a statement."""
     return not path.endswith(SIGNATURE_SUFFIX)
 
 

@@ -38,7 +38,7 @@ _LOOKED_INTO: Final = 100
 
 
 def is_data(path: str, file: SourceFile | None) -> bool:
-    """Say whether what an inventory found counts: nothing under `_pipecrypt/`, and no temporary file of a killed run.
+    """Return whether what was listed counts: nothing under `_pipecrypt/`, and no temporary file of a killed run.
 
     Args:
         path: below the dataset.

@@ -139,7 +139,7 @@ def _is_newer(remembered: RememberedVersion, known: RememberedVersion, place: st
 
 
 def _is_stale(known: RememberedVersion, remembered: RememberedVersion, fresh: timedelta) -> bool:
-    """Say whether it is time to note that the same version is still what is accepted."""
+    """Return whether it is time to note that the same version is still what is accepted."""
     is_same = known.version == remembered.version
     return is_same and (known.accepted is None or utc_now() - known.accepted >= fresh)
 

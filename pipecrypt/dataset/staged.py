@@ -81,7 +81,7 @@ def listed_staged_files(
 
 
 def is_listed(file: SourceFile, entry: FileEntry) -> bool:
-    """Say whether a file has the size and the footer of an entry, whatever it is called and wherever it lies.
+    """Return whether a file has the size and the footer of an entry, whatever it is called and wherever it lies.
 
     Two attempts at one output have keys of their own, so their footers differ.
 
@@ -98,7 +98,7 @@ def is_listed(file: SourceFile, entry: FileEntry) -> bool:
 
 
 def is_signed(source: RangeSource, entry: FileEntry) -> bool:
-    """Say whether an open file has the size and the footer of an entry; one that changes or goes meanwhile does not.
+    """Return whether an open file has the size and the footer of an entry; one that changes or goes meanwhile does not.
 
     Raises:
         StorageError: the storage refused or failed.
@@ -217,7 +217,7 @@ def _remove_of_earlier_runs(sink: Location, *, before: str, before_each: Callabl
 
 
 def _is_earlier(run_id: str, other: str) -> bool:
-    """Say whether a directory is that of a run, and that run began before another: its id sorts first."""
+    """Return whether a directory is that of a run, and that run began before another: its id sorts first."""
     try:
         parse_run_id(run_id)
     except DocumentError:

@@ -50,7 +50,7 @@ def check_signed_undo(source: SourceFile, undo: Undo, entry: FileEntry) -> None:
 
 
 def same_as_signed(file: RangeSource, entry: FileEntry) -> bool:
-    """Say whether a whole file has the digests that were signed; reads all of it."""
+    """Return whether a whole file has the digests that were signed; reads all of it."""
     return digest_file(file, entry.digests()) == entry.digests()
 
 
@@ -91,7 +91,7 @@ def check_unsigned_undo(source: SourceFile, undo: Undo, keys: DataKeys) -> None:
 
 
 def is_authentic(source: SourceFile, keys: DataKeys) -> bool:
-    """Say whether a file has a whole footer, whose tag fits a footer key that the caller's keys open.
+    """Return whether a file has a whole footer, whose tag fits a footer key that the caller's keys open.
 
     Raises:
         AccessError: a key service failed.
@@ -108,7 +108,7 @@ def is_authentic(source: SourceFile, keys: DataKeys) -> bool:
 
 
 def is_of_another_file(source: SourceFile, undo: Undo) -> bool:
-    """Say whether a whole file of another encryption, or a plaintext one, is where the undo file's was.
+    """Return whether a whole file of another encryption, or a plaintext one, is where the undo file's was.
 
     The end of the body cannot tell: columns that stay plaintext are the same in each encryption of a file.
     """

@@ -276,7 +276,7 @@ def check_follows(subject: Location, version: ClaimedVersion, memory: VersionMem
 
 
 def is_current(files: SmallFiles, version: VerifiedVersion) -> bool:
-    """Say whether a statement still lies where it was read; anything else there may be a newer one."""
+    """Return whether a statement still lies where it was read; anything else there may be a newer one."""
     is_file = version.manifest.single_file is not None
     place = signature_path(version.root) if is_file else f"{version.root}/{MANIFEST_PATH}"
     try:

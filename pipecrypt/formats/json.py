@@ -211,7 +211,7 @@ def _check_first(first: Block | None, types: Mapping[str, pa.DataType], name: st
 
 
 def is_too_deep(data: bytes) -> bool:
-    """Say whether objects and arrays are nested deeper than `MAX_DEPTH`."""
+    """Return whether objects and arrays are nested deeper than `MAX_DEPTH`."""
     brackets, depth = _brackets(data), 0
     while depth <= MAX_DEPTH:
         # The innermost pair of every nesting goes.
@@ -231,7 +231,7 @@ def _brackets(data: bytes) -> bytes:
 
 
 def _has_inexact_numbers(data: bytes, fields: pa.Schema) -> bool:
-    """Say whether a number among valid JSON lines is not what it would be as the type of its field.
+    """Return whether a number among valid JSON lines is not what it would be as the type of its field.
 
     Args:
         data: the lines.

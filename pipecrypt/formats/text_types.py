@@ -40,7 +40,7 @@ class _Form:
     point: str = "."
 
     def takes(self, texts: pa.ChunkedArray, longest: int) -> bool:
-        """Say whether all texts have this shape, none of which is longer; nulls have every shape."""
+        """Return whether all texts have this shape, none of which is longer; nulls have every shape."""
         if self.pattern is None:
             return self.values(texts, longest) is not None
         fit = pc.all(pc.match_substring_regex(texts, f"^(?:{self.pattern})$"), min_count=0).as_py()
@@ -85,7 +85,7 @@ def _whole(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
 
 
 def _have_few_digits(numbers: pa.ChunkedArray, longest: int) -> bool:
-    """Say whether no number has more digits than a double keeps; zeros before the first other one count."""
+    """Return whether no number has more digits than a double keeps; zeros before the first other one count."""
     if longest <= _MOST_DIGITS + 1:
         return True
     # One character is the point, another may be the sign.

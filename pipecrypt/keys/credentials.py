@@ -125,7 +125,7 @@ class Credentials:
         return passphrase
 
     def has_passphrase(self, label: str) -> bool:
-        """Say whether there is a passphrase for what `label` names without asking anybody.
+        """Return whether there is a passphrase for what `label` names without asking anybody.
 
         Raises:
             PassphraseError: one is given and empty, or its file cannot be read.
@@ -170,7 +170,7 @@ class Credentials:
         return self._answers[label]
 
     def has_key_file(self) -> bool:
-        """Say whether a key file is named, so that new keystores are wrapped under it."""
+        """Return whether a key file is named, so that new keystores are wrapped under it."""
         return bool(self._environ.get(KEY_FILE_VARIABLE))
 
     def key_file(self) -> DataKey:

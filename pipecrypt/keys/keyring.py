@@ -77,7 +77,7 @@ class KEKLimits:
             raise ValueError("each limit is positive, and no KEK wraps more than SP 800-38D allows")
 
     def is_used_up(self, made_at: float, uses: int, now: float) -> bool:
-        """Say whether a KEK that has been used so often, made at such a time, is not to be used again."""
+        """Return whether a KEK that has been used so often, made at such a time, is not to be used again."""
         return uses >= self.uses or now - made_at >= self.age_seconds
 
 
@@ -273,7 +273,7 @@ class Keyring:
         return tuple(self._master_keys)
 
     def can_open(self, master_key_id: str) -> bool:
-        """Say whether a configured master key opens what one of this id wrapped; nothing is called."""
+        """Return whether a configured master key opens what one of this id wrapped; nothing is called."""
         master_key = self._master_keys.get(master_key_id) or self._replica_of(master_key_id)
         return master_key is not None and not _seals_only(master_key)
 

@@ -261,7 +261,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         return {name: info for name, info in found.items() if name not in hidden}
 
     def _is_hidden(self, path: str) -> bool:
-        """Say whether a path is what pipecrypt keeps beside data, which no listing shows where keys are trusted."""
+        """Return whether a path is what pipecrypt keeps beside data, which no listing shows where keys are trusted."""
         if RESERVED_DIRECTORY not in path.split("/") or not self._compares():
             return False
         directory = path.rstrip("/").rpartition("/")[0]
@@ -271,21 +271,21 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
             return True
 
     def exists(self, path: str, **options: Any) -> bool:
-        """Say whether there is such a path."""
+        """Return whether there is such a path."""
         path = self._strip(path)
         if self._is_hidden(path):
             return False
         return bool(self.fs.exists(path, **options)) or self._views.find_elsewhere(path) is not None
 
     def isfile(self, path: str) -> bool:
-        """Say whether the path is a file."""
+        """Return whether the path is a file."""
         path = self._strip(path)
         if self._is_hidden(path):
             return False
         return bool(self.fs.isfile(path)) or (not self.fs.exists(path) and self.exists(path))
 
     def isdir(self, path: str) -> bool:
-        """Say whether the path is a directory."""
+        """Return whether the path is a directory."""
         path = self._strip(path)
         return bool(self.fs.isdir(path)) and not self._is_hidden(path)
 

@@ -110,12 +110,12 @@ class Target:
         return open_store(self.sink).write(overwrite=True, token=self.token, expected_bytes=expected_bytes)
 
     def is_own_file(self, place: Location, path: str) -> bool:
-        """Say whether the file at `place` says that it is the output at `path` of this target's dataset."""
+        """Return whether the file at `place` says that it is the output at `path` of this target's dataset."""
         return self.dataset_id is not None and is_written_as(place, Context(self.dataset_id, path))
 
 
 def is_written_as(place: Location, context: Context) -> bool:
-    """Say whether the file at a place says that it is of that dataset and path; no where it cannot be read."""
+    """Return whether the file at a place says that it is of that dataset and path; no where it cannot be read."""
     try:
         file = open_store(place).stat().regular()
     except StorageError:
@@ -124,7 +124,7 @@ def is_written_as(place: Location, context: Context) -> bool:
 
 
 def is_of_dataset(sink: Location, path: str, dataset_id: str) -> bool:
-    """Say whether the file at a path below a sink says that it is of a dataset. Anybody may write one that says so.
+    """Return whether the file at a path below a sink says that it is of a dataset. Anybody may write one that says so.
 
     Raises:
         StorageError: the storage refused or failed.

@@ -214,7 +214,7 @@ def run_task(
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error says that memory ran out, or was raised because of one that does."""
+    """Return whether an error says that memory ran out, or was raised because of one that does."""
     seen: BaseException | None = error
     for _ in range(_MOST_CAUSES):
         if seen is None or isinstance(seen, MemoryError):

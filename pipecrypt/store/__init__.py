@@ -1,1 +1,1 @@
-"""Files on any storage: listed, read by range, published whole or not at all. What is in them is left to others."""
+"""Files on any storage: listed, read by range, published whole or not at all."""

@@ -1,4 +1,4 @@
-"""Reach local files below a place that the caller named, without following a link. What for is left to the callers.
+"""Reach local files below a place that the caller named, without following a link.
 
 Whoever can write to a sink can put a symbolic link in the place of any file or directory in it, at any moment. So
 nothing below a sink is opened by its whole path. The directory that was named is opened as it is, link or not; each

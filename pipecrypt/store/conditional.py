@@ -205,31 +205,31 @@ def carry_out(
 
 
 def is_condition_failed(error: BaseException) -> bool:
-    """Say whether a store did nothing, because the object is not the one that was expected, or is gone."""
+    """Return whether a store did nothing, because the object is not the one that was expected, or is gone."""
     return isinstance(error, FileNotFoundError | FileExistsError) or precondition_failed(error)
 
 
 def precondition_failed(error: BaseException) -> bool:
-    """Say whether a store compared, and refused because the condition did not hold."""
+    """Return whether a store compared, and refused because the condition did not hold."""
     if isinstance(error, PipecryptError):  # what was made of an answer is decided
         return False
     return http_status(error) == _CONDITION_FAILED or error_code(error) in {"PreconditionFailed", _EXISTS}
 
 
 def asks_to_repeat(error: BaseException) -> bool:
-    """Say whether a store was busy with another write to the same name: neither has been decided."""
+    """Return whether a store was busy with another write to the same name: neither has been decided."""
     if isinstance(error, PipecryptError) or precondition_failed(error):
         return False
     return http_status(error) == _CONFLICT or error_code(error) == "ConditionalRequestConflict"
 
 
 def is_worth_repeating(error: BaseException) -> bool:
-    """Say whether the same request, with its condition, may succeed in a moment."""
+    """Return whether the same request, with its condition, may succeed in a moment."""
     return asks_to_repeat(error) or (is_transient(error) and not knows_no_condition(error))
 
 
 def knows_no_condition(error: BaseException) -> bool:
-    """Say whether a store refused a request because it has no such thing as a condition there."""
+    """Return whether a store refused a request because it has no such thing as a condition there."""
     if isinstance(error, PipecryptError):
         return False
     status, code = http_status(error), error_code(error)

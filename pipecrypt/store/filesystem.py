@@ -195,7 +195,7 @@ def fingerprint_of(info: Mapping[str, Any]) -> str:
 
 
 def is_local_filesystem(fs: Any) -> bool:
-    """Say whether a file system is fsspec's own of local files."""
+    """Return whether a file system is fsspec's own of local files."""
     return isinstance(fs, LocalFileSystem)
 
 

@@ -114,7 +114,7 @@ class FsspecStore(Store):
                     yield Entry(start, below, EntryKind.FILE, source)
 
     def is_empty(self, *, besides: str | None = None) -> bool:
-        """Say whether nothing is at the root, or a directory without files."""
+        """Return whether nothing is at the root, or a directory without files."""
         with self._reach("read") as (_, remote):
             return all(besides is not None and path.startswith(besides + "/") for path, _ in _find_whole_files(remote))
 

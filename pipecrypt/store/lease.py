@@ -125,7 +125,7 @@ def holders(directory: Location) -> dict[int, LeaseHolder]:
 
 
 def is_same(one: LeaseHolder, other: LeaseHolder | None) -> bool:
-    """Say whether two are the same file's, whatever their beats."""
+    """Return whether two are the same file's, whatever their beats."""
     return other is not None and (one.number, one.write_id) == (other.number, other.write_id)
 
 
@@ -243,7 +243,7 @@ class LeaseWatch:
         return self._watch(silent)
 
     def _was_just_written(self, number: int) -> bool:
-        """Say whether a file is as young as that of a holder that beats; one from the future is watched."""
+        """Return whether a file is as young as that of a holder that beats; one from the future is watched."""
         source = open_store(self._directory).stat(f"{number}.json").source
         written = None if source is None else source.mtime_ns
         most = self._timing.patience * LONGEST_INTERVAL_SECONDS * _NANOSECONDS

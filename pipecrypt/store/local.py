@@ -107,7 +107,7 @@ class LocalStore(Store):
                 yield below._entry(name, start.child(name), found)
 
     def is_empty(self, *, besides: str | None = None) -> bool:
-        """Say whether nothing is at the root, or a directory without files."""
+        """Return whether nothing is at the root, or a directory without files."""
         left_out = None if besides is None else tuple(besides.split("/"))
         with self._doing("read"):
             entry = self.stat()

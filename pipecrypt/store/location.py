@@ -284,7 +284,7 @@ def transfer_settings(options: Mapping[str, object]) -> TransferSettings:
     """Return what storage options say under `transfer`, as a mapping or as settings; the defaults where they do not.
 
     Raises:
-        UsageError: a name or a value is none of `TransferSettings`.
+        UsageError: a name or a value is not one of `TransferSettings`.
     """
     given = options.get(OPTION, {})
     if isinstance(given, TransferSettings):
@@ -322,7 +322,7 @@ class Pattern:
     left_out: str | None = None
 
     def matches(self, names: Sequence[str]) -> bool:
-        """Say whether the file at `names` matches."""
+        """Return whether the file at `names` matches."""
         if self.suffixes and not names[-1].lower().endswith(self.suffixes):
             return False
         if names[0] == self.left_out:
@@ -331,7 +331,7 @@ class Pattern:
         return len(self.parts) in self._positions(names, takes_hidden=takes_hidden)
 
     def admits_directory(self, names: Sequence[str]) -> bool:
-        """Say whether a file below the directory at `names` can match."""
+        """Return whether a file below the directory at `names` can match."""
         takes_hidden = self.takes_hidden or bool(self.hidden_suffixes)
         if names and names[0] == self.left_out:
             return False
@@ -389,7 +389,7 @@ def all_parquet_and_hidden(suffix: str, *, left_out: str) -> Pattern:
 
 
 def has_glob(text: str) -> bool:
-    """Say whether `text` has a character that globs use."""
+    """Return whether `text` has a character that globs use."""
     return any(character in text for character in "*?[")
 
 

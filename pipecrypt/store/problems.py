@@ -111,7 +111,7 @@ def too_large(name: str, max_bytes: int) -> FormatError:
 
 
 def not_regular(name: str) -> FormatError:
-    """Return the error for what should be a small file, and is no file."""
+    """Return the error for what should be a small file, and is not a file."""
     return FormatError(f"{name} is not a regular file", hint=_NOT_EXPECTED)
 
 

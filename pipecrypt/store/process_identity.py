@@ -38,7 +38,7 @@ def this_process() -> ProcessIdentity:
 
 
 def is_running(process: ProcessIdentity) -> bool | None:
-    """Say whether a process lives; None where this process cannot know."""
+    """Return whether a process lives; None where this process cannot know."""
     if process.place != _place() or not process.started:
         return None
     started = _started(process.number)

@@ -112,7 +112,7 @@ class Entry:
         return self.root.child(self.path) if self.path else self.root
 
     def exists(self) -> bool:
-        """Say whether a file, a directory or a link is there.
+        """Return whether a file, a directory or a link is there.
 
         Raises:
             LinkError: what leads there is a link that the caller did not name.
@@ -122,7 +122,7 @@ class Entry:
         return self.kind is not EntryKind.NOTHING
 
     def is_directory(self) -> bool:
-        """Say whether a directory is there.
+        """Return whether a directory is there.
 
         Raises:
             LinkError: it, or what leads there, is a link that the caller did not name.
@@ -278,7 +278,7 @@ class Store(Protocol):
         """
 
     def is_empty(self, *, besides: str | None = None) -> bool:
-        """Say whether nothing is at the root, or a directory without files.
+        """Return whether nothing is at the root, or a directory without files.
 
         What runs that were killed left behind does not count, nor do the files of the directory `besides` below it.
         """
@@ -404,7 +404,7 @@ class Store(Protocol):
 
         Local files: a lock on the directory, which the system drops when its holder dies. Elsewhere a file
         `<name>.lock` that only one can create. It stays where its holder dies, and nobody takes it over: whoever
-        thinks it forsaken may be wrong, and both would write.
+        takes it for abandoned may be wrong, and both would write.
 
         Args:
             sleep: waits, in seconds, where another holds the lock.

@@ -213,7 +213,7 @@ def temporary_name(name: str, token: str) -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """Say whether a regular file of this name is what a run that was killed leaves behind; nothing else ever is."""
+    """Return whether a regular file of this name is what a run that was killed leaves behind; nothing else ever is."""
     return _TEMPORARY.fullmatch(name) is not None
 
 

@@ -257,7 +257,7 @@ class S3Publication(Publication):
 
 
 def _was_refused(error: Exception) -> bool:
-    """Say whether a store answered that it did not do what was asked, for a reason that a look cannot change."""
+    """Return whether a store answered that it did not do what was asked, for a reason that a look cannot change."""
     status = http_status(error)
     if status is None or is_transient(error) or precondition_failed(error) or asks_to_repeat(error):
         return False

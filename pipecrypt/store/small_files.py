@@ -1,4 +1,4 @@
-"""Small files that lie beside or above data, by paths with `/`. What they say is left to the callers.
+"""Small files that lie beside or above data, by paths with `/`.
 
 Two ways lead to a path: a location, whose paths are URLs or absolute local paths, and an fsspec file system that a
 caller brought. Both come down to one reader here, so that whoever climbs from a file to its dataset need not ask which.

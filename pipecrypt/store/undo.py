@@ -1,4 +1,4 @@
-"""Replace the end of a file in place, and keep the old end so that it can be put back. What it says is left to others.
+"""Replace the end of a file in place, and keep the old end so that it can be put back.
 
 The old end lies beside the file in `.<name>.pipecrypt-undo.tmp`, hidden from readers, until the caller drops it. Where
 that name would be longer than file systems take, the end of `<name>` gives way to a digest of it::
@@ -77,12 +77,12 @@ class Undo:
 
 
 def is_undo(name: str) -> bool:
-    """Say whether a file of this name keeps the old end of another."""
+    """Return whether a file of this name keeps the old end of another."""
     return name.endswith(_UNDO_SUFFIX)
 
 
 def has_undo(file: Location) -> bool:
-    """Say whether an old end of a file is kept: a change of it was stopped, or is going on.
+    """Return whether an old end of a file is kept: a change of it was stopped, or is going on.
 
     Raises:
         StorageError: the storage refused or failed.

@@ -62,7 +62,7 @@ class Document:
         self._duplicate = len(self._members) != len(members)
 
     def __contains__(self, name: str) -> bool:
-        """Say whether there is such a member."""
+        """Return whether there is such a member."""
         return name in self._members
 
     def __iter__(self) -> Iterator[str]:
@@ -160,7 +160,7 @@ class Document:
         return value
 
     def is_null(self, name: str) -> bool:
-        """Say whether the member is null; a member that is missing is not.
+        """Return whether the member is null; a member that is missing is not.
 
         Raises:
             DocumentError: a member occurs twice.

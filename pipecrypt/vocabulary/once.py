@@ -39,7 +39,7 @@ def warnings_given() -> frozenset[str]:
 
 
 def was_given(text: str) -> bool:
-    """Say whether this warning was given before, in this process or in that of its driver."""
+    """Return whether this warning was given before, in this process or in that of its driver."""
     return text in _said
 
 

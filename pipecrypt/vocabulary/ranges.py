@@ -78,7 +78,7 @@ class DescribedSource(RangeSource, Protocol):
 
 
 def is_described(source: RangeSource) -> TypeGuard[DescribedSource]:
-    """Say whether a source is a DescribedSource: asked several times a file, so not by `isinstance` of a protocol."""
+    """Return whether a source is a DescribedSource; asked several times a file, so not by `isinstance`."""
     return hasattr(source, "read_many") and hasattr(source, "read_into") and hasattr(source, "traits")
 
 

@@ -175,7 +175,7 @@ def _is_granted(kek: LocatedKEK, existing: Grants, target: Grantee, opening: Key
 
 
 def _is_the_one(granted: DataKey, kek: LocatedKEK, opening: KeySession, origin: RequestOrigin) -> bool:
-    """Say whether a grant holds the KEK that files hold for its own master key, as far as that can be opened.
+    """Return whether a grant holds the KEK that files hold for its own master key, as far as that can be opened.
 
     A data key proves a grant for its own file only: who can write there can add a file, and grants that fit it.
     """

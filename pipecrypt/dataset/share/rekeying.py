@@ -209,7 +209,7 @@ class Rekeying:
         return _pinned(file)
 
     def _is_settled(self, source: SourceFile, undo: Undo, entry: FileEntry | None) -> bool:
-        """Say whether a file is whole as it is, so that nothing has to be believed of what its undo file says."""
+        """Return whether a file is whole as it is, so that nothing has to be believed of what its undo file says."""
         if entry is not None:
             return _is_as_signed(source, entry)
         if is_authentic(source, self.keys_of(source.location)):

@@ -96,7 +96,7 @@ class DatasetSigning:
         return self._earlier.manifest.policy if self._earlier is not None and self._stays else None
 
     def stays_without(self, path: tuple[str, ...]) -> bool:
-        """Say whether no file that stays has a leaf column in plaintext, as far as its version noted that."""
+        """Return whether no file that stays has a leaf column in plaintext, as far as its version noted that."""
         clear = None if self._earlier is None else self._earlier.clear_columns
         return clear is not None and path not in clear
 

@@ -100,7 +100,7 @@ def signature_path(file_path: str) -> str:
 
 
 def is_reserved(path: str) -> bool:
-    """Say whether a path below a dataset is ours rather than data, and so never stands in a file list."""
+    """Return whether a path below a dataset is ours rather than data, and so never stands in a file list."""
     return path == RESERVED_DIRECTORY or path.startswith(RESERVED_DIRECTORY + "/")
 
 

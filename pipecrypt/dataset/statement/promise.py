@@ -175,7 +175,7 @@ def _check_key_ids(key_ids: tuple[str, ...]) -> None:
 
 
 def fits_clear_columns(columns: Collection[ColumnPath]) -> bool:
-    """Say whether so many columns, of such names, can be noted."""
+    """Return whether so many columns, of such names, can be noted."""
     count = total = 0
     for path in columns:
         count += 1

@@ -57,7 +57,7 @@ class Selection:
         return not self.directory and not self.globs
 
     def takes(self, path: str) -> bool:
-        """Say whether a file counts."""
+        """Return whether a file counts."""
         if self.is_everything:
             return True
         depth = len(self.directory)
@@ -69,7 +69,7 @@ class Selection:
         return not self.globs or any(below == glob.parts or glob.matches(below) for glob in self.globs)
 
     def admits(self, names: tuple[str, ...]) -> bool:
-        """Say whether a file below a directory of the dataset can count."""
+        """Return whether a file below a directory of the dataset can count."""
         depth = len(self.directory)
         if names[:depth] != self.directory[: len(names)]:
             return False
@@ -120,7 +120,7 @@ class VerifyTarget:
         return self.is_single_file or (self.selection is not None and self.selection.is_everything)
 
     def takes(self, path: str) -> bool:
-        """Say whether a file counts."""
+        """Return whether a file counts."""
         return path == self.path if self.selection is None else self.selection.takes(path)
 
     def location(self, path: str = "") -> Location:

@@ -143,7 +143,7 @@ class VersionCheck:
         self._look_below_reserved(self._reserved_again(path for path in doubtful if is_reserved(path)))
 
     def is_in_motion(self) -> bool:
-        """Say whether all that is not as it was signed may be so because a run, or a rotation, is at work there."""
+        """Return whether all that is not as it was signed may be so because a run, or a rotation, is at work there."""
         return all(self._moves(path) for path in self.tally.doubtful())
 
     def _known_digests(self) -> KnownDigests:
@@ -216,7 +216,7 @@ class VersionCheck:
             self.tally.find(Finding(FindingKind.LINK, start, error.message))
 
     def _leads_out(self, path: str) -> bool:
-        """Say whether a server listed a name that leads elsewhere, where nothing is looked at."""
+        """Return whether a server listed a name that leads elsewhere, where nothing is looked at."""
         try:
             self._target.location(path)
         except IntegrityError:
@@ -350,7 +350,7 @@ class VersionCheck:
         return (is_older and FindingKind.NOT_IN_PLACE in kinds) or self._is_rotated(path)
 
     def _is_rotated(self, path: str) -> bool:
-        """Say whether a rotation has changed the end of a file, and kept the signed one. Anybody can do so."""
+        """Return whether a rotation has changed the end of a file, and kept the signed one. Anybody can do so."""
         entry = self._entries.get(path)
         if entry is None:
             return False
@@ -406,7 +406,7 @@ def _table_of_run(reserved_path: str) -> re.Match[str] | None:
 
 
 def _is_known(path: str) -> bool:
-    """Say whether pipecrypt gives a name below `_pipecrypt/`; tables in the directory of a run are looked at apart."""
+    """Return whether pipecrypt gives a name below `_pipecrypt/`; tables in a run's directory are looked at apart."""
     is_ours = _KNOWN.fullmatch(path) is not None or is_temporary(path.rpartition("/")[2])
     return is_ours or _table_of_run(path) is not None
 
@@ -418,7 +418,7 @@ def _is_after(run_id: str, manifest: Manifest) -> bool:
 
 
 def _is_same(file: SourceFile, entry: FileEntry) -> bool:
-    """Say whether a file is the one that was noted, byte for byte."""
+    """Return whether a file is the one that was noted, byte for byte."""
     if file.size_bytes != entry.size_bytes:
         return False
     digests = computable(entry.digests())

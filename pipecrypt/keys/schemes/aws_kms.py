@@ -175,7 +175,7 @@ def parse_key_arn(text: object) -> str | None:
 
 
 def is_same_key(one: str, other: str) -> bool:
-    """Say whether two key ARNs name one key, or the same multi-Region key in two regions."""
+    """Return whether two key ARNs name one key, or the same multi-Region key in two regions."""
     if one == other:
         return True
     (*before, _, account, key), (*others_before, _, others_account, others_key) = one.split(":"), other.split(":")
@@ -265,7 +265,7 @@ class AWSMasterKey(WrappingMasterKey):
         self._client = client
 
     def opens_for(self, master_key_id: str) -> bool:
-        """Say whether an id from a file names this key, or the same multi-Region key in another region."""
+        """Return whether an id from a file names this key, or the same multi-Region key in another region."""
         other = parse_key_arn(master_key_id)
         return other is not None and is_same_key(self.id, other)
 

@@ -191,7 +191,7 @@ class Rule:
     actions: Set[str] = frozenset()
 
     def applies(self, failure: Failure, action: str) -> bool:
-        """Say whether it is about a failure of an action."""
+        """Return whether it is about a failure of an action."""
         return (
             failure.kind is self.kind
             and (not self.statuses or failure.status in self.statuses)
@@ -341,7 +341,7 @@ def retry_after(headers: Mapping[str, str] | http.client.HTTPMessage) -> float:
 
 
 def is_this_machine(host: str) -> bool:
-    """Say whether a host is the loopback interface, by its address or as localhost."""
+    """Return whether a host is the loopback interface, by its address or as localhost."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

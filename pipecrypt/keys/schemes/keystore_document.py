@@ -157,7 +157,7 @@ class KeystoreDocument:
 
 
 def is_key_name(name: str) -> bool:
-    """Say whether a key may have this name: up to 64 letters, digits, `_`, `-` and `.`, not first `-` or `.`."""
+    """Return whether a key may have this name: up to 64 letters, digits, `_`, `-` and `.`, not first `-` or `.`."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -448,7 +448,7 @@ def reprotected(unlocked: UnlockedKeystore, credentials: Credentials, kdf: KDFPa
 
 
 def has_secret(document: KeystoreDocument, name: str, credentials: Credentials) -> bool:
-    """Say whether a secret is at hand, without asking anybody; it may be the wrong one.
+    """Return whether a secret is at hand, without asking anybody; it may be the wrong one.
 
     The kind that counts is not that which the document names alone: nothing of it is authenticated yet, and whoever
     put another keystore there chose the kind too.

@@ -17,7 +17,7 @@ Layout of the value of the key-value entry `pipecrypt.chunks` (JSON), which stan
      "compression": "none" | "zstd",
      "name": the file's own name, "mode": permission bits, "mtime_ns": since 1970}    each absent where unknown
 
-What is in the entry was written by whoever had the key, and may still be hostile: a name is no path here.
+What is in the entry was written by whoever had the key, and may still be hostile: a name is not a path here.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def check_block_bytes(block_bytes: int) -> None:
 
 
 def is_block_size(block_bytes: int) -> bool:
-    """Say whether blocks can have this size."""
+    """Return whether blocks can have this size."""
     return 0 < block_bytes <= MAX_BLOCK_BYTES and block_bytes % _BLOCK_STEP_BYTES == 0
 
 
@@ -325,7 +325,7 @@ def plain_row_group(
     """
     row_group, entry = Struct(), Struct()
     stored_bytes = plain_bytes if stored_bytes is None else stored_bytes
-    # A place of the metadata that is no page's is written as 0, which every encrypted file may keep.
+    # A place of the metadata that belongs to no page is written as 0, which every encrypted file may keep.
     entry.set(ColumnChunk.FILE_OFFSET, WireType.I64, 0)
     metadata = plain_metadata(
         BLOCK_LEAF,

@@ -86,7 +86,7 @@ class Body:
         self._on_bytes = on_bytes
         self._buffers = [memoryview(b""), memoryview(b"")]
         self._room = self._buffers[0]
-        self._begun = self._filled = 0  # the part of the buffer that is no part of the output yet
+        self._begun = self._filled = 0  # the part of the buffer that is not part of the output yet
         self._descriptor: int | None = None
         self._digests = digests
         self._digester: Digester | None = None  # of the part that is being written

@@ -193,6 +193,6 @@ def choose_keys(policy: EncryptionPolicy, leaves: Sequence[LeafColumn], what: st
 
 
 def covers(policy: EncryptionPolicy, path: tuple[str, ...]) -> bool:
-    """Say whether a leaf column is encrypted in every file that has it."""
+    """Return whether a leaf column is encrypted in every file that has it."""
     leaf = LeafColumn(path, _TYPE_NAMES[0])
     return policy.default is not None or any(_matches(rule.pattern, leaf) for rule in policy.rules)

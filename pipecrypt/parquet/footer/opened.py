@@ -75,7 +75,7 @@ class OpenedFile:
         sealed: the footer as it was read.
         keys: finds data keys.
         aad_prefix: of a file that does not store it.
-        allow_missing_keys: columns whose key is none of `keys` are listed in `locked` instead of refused. Where the
+        allow_missing_keys: columns whose key is not among `keys` are listed in `locked` instead of refused. Where the
             footer is readable and its key is missing, (2) does not hold and `is_authenticated` is False.
 
     Attributes:

@@ -171,7 +171,7 @@ class RowGroups:
             self.release(index)
 
     def is_open(self, index: int) -> bool:
-        """Say whether the row group is open."""
+        """Return whether the row group is open."""
         return index in self._open
 
     def chunks(self, index: int) -> list[Chunk]:
@@ -265,7 +265,7 @@ def locate_pages(chunk: Chunk) -> PagePlace:
     """Return where the chunk's pages lie, as its metadata declares it.
 
     A dictionary page, where there is one, comes first. Some writers leave `dictionary_page_offset` 0 or out and let
-    `data_page_offset` point to the dictionary page; others write an offset that is no page's, with no pages at all.
+    `data_page_offset` point to the dictionary page; others, with no pages at all, write an offset of none.
 
     Raises:
         FormatError: a required field is missing or negative.

@@ -159,7 +159,7 @@ def magic(mode: FooterMode) -> bytes:
 
 
 def is_parquet(source: RangeSource) -> bool:
-    """Say whether a file begins or ends as a Parquet file does; one that only begins or only ends so is damaged."""
+    """Return whether a file begins or ends as a Parquet file does; one that only begins or only ends so is damaged."""
     if source.size_bytes < MAGIC_BYTES:
         return False
     both = (0, source.size_bytes - MAGIC_BYTES)

@@ -56,7 +56,7 @@ class WritingKeys:
         self._chosen = references
 
     def is_sealed(self, column: int) -> bool:
-        """Say whether a leaf column is encrypted."""
+        """Return whether a leaf column is encrypted."""
         return self._chosen[column] is not None
 
     def sealed_columns(self) -> tuple[SealedColumn, ...]:

@@ -157,7 +157,7 @@ class MissingKeys(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ViewPart:
-    """A part of the view that is no plain copy of the encrypted file.
+    """A part of the view that is not a plain copy of the encrypted file.
 
     Args:
         start: offset in the view.

@@ -67,7 +67,7 @@ class TableWalk(ABC):
 
     @abstractmethod
     def _is_sealed(self, segment: Segment) -> bool:
-        """Say whether a segment's column is encrypted."""
+        """Return whether a segment's column is encrypted."""
 
     @abstractmethod
     def _open(self, row_group: int) -> list[Chunk]:

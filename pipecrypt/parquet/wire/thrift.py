@@ -111,7 +111,7 @@ class Struct:
         self.list_types: dict[int, int] = _NO_LISTS  # replaced, never changed, when a list is opened
 
     def has(self, field: int) -> bool:
-        """Say whether the field is there."""
+        """Return whether the field is there."""
         for entry in self.entries:  # noqa: SIM110  # a generator takes thrice the time
             if entry[0] == field:
                 return True

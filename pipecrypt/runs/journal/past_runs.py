@@ -155,7 +155,7 @@ class RunHistory:
 
 
 def _has_written(sink: Location, past: RecordedRun) -> bool:
-    """Say whether a run that did not finish left a file, noted or not: one that failed at once need not be continued.
+    """Return whether a run that did not finish left a file, noted or not: one that failed at once is not continued.
 
     Raises:
         StorageError: the storage refused or failed.
@@ -175,7 +175,7 @@ def _last(
 
 
 def _is_over(past: RecordedRun, version: Version | None) -> bool:
-    """Say whether the version of a run was signed already, or another one since: then nothing is left of it to do."""
+    """Return whether the version of a run was signed already, or another one since: then nothing is left to do."""
     header = past.header
     if version is None:
         return header.is_staged

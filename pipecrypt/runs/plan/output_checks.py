@@ -132,7 +132,7 @@ def _check_case(tasks: Sequence[Task]) -> None:
 
 
 def _ignores_case(path: str) -> bool:
-    """Say whether the file system of a path takes names that differ in case for the same, by a look at what exists."""
+    """Return whether the file system of a path takes names that differ in case for the same, by what exists."""
     place = os.path.abspath(path)
     while place != os.path.dirname(place):
         name = os.path.basename(place)

@@ -158,7 +158,7 @@ def find_sources(spec: Spec) -> tuple[list[tuple[SourceFile, Kind]], bool]:
 
 
 def _is_single_file(spec: Spec, count: int, *, is_one_file: bool) -> bool:
-    """Say whether the sink names the one output itself."""
+    """Return whether the sink names the one output itself."""
     sink = spec.sink
     there = open_store(sink).stat() if is_one_file and not sink.names_directory else None
     is_named = there is not None and not there.is_directory()

@@ -48,7 +48,7 @@ def new_run_id(now: datetime, random: Callable[[int], bytes] = secrets.token_byt
 
 
 def is_run_id(text: str) -> bool:
-    """Say whether a text is spelled like the id of a run."""
+    """Return whether a text is spelled like the id of a run."""
     try:
         parse_run_id(text)
     except DocumentError:

@@ -84,7 +84,7 @@ class Reading:
         on_bad_rows: `fail`, or `skip`, which leaves out rows of CSV and JSON lines that do not fit and counts them.
 
     Raises:
-        UsageError: a value is none of those.
+        UsageError: a value is not one of those.
     """
 
     format: str | None = None

@@ -56,7 +56,7 @@ def make_signing_options(
     """Return how what a policy writes is signed; None where no key is to sign.
 
     Raises:
-        PolicyError: digest or validity is none, or is given although no key signs.
+        PolicyError: digest or validity is not valid, or is given although no key signs.
         MissingExtraError: the package for the digest is not installed.
     """
     algorithm = _choose(DigestAlgorithm, digest, "digest")
@@ -135,7 +135,7 @@ class Policy:
 
     Raises:
         PolicyError: the policy contradicts itself.
-        KeyReferenceError: a key reference is none, or has an unknown scheme.
+        KeyReferenceError: a key reference is malformed, or has an unknown scheme.
         MissingExtraError: the package for the digest is not installed.
     """
 
@@ -199,7 +199,7 @@ class Policy:
         """Return how row groups of sources that are not Parquet are written.
 
         Raises:
-            PolicyError: the number of rows or the compression is none.
+            PolicyError: the number of rows or the compression is not valid.
         """
         codec = Codec.ZSTD if self.compression is None else _choose(Codec, self.compression, "compression")
         return EncodeOptions(batch_rows=_whole(self.batch_rows, "batch_rows"), compression=codec)

@@ -107,8 +107,8 @@ class DecryptSpec:
         workers: as for encrypting.
 
     Raises:
-        UsageError: there is no key reference, or `workers` is no number of processes.
-        KeyReferenceError: a key reference is none, or has an unknown scheme.
+        UsageError: there is no key reference, or `workers` is not a number of processes.
+        KeyReferenceError: a key reference is malformed, or has an unknown scheme.
     """
 
     source: Location
@@ -156,7 +156,7 @@ def check_sink(policy: Policy, sink: Location, max_file_bytes: object = None) ->
         max_file_bytes: size at which another output file is begun; None for one file each.
 
     Raises:
-        UsageError: that is no number of bytes. Standard output would be several files, signed or beside grants. The
+        UsageError: that is not a number of bytes. Standard output would be several files, signed or beside grants. The
             name of a file is not UTF-8, as what is written into it is; or it is that of a statement.
     """
     is_stream, file_hint = sink.is_standard_stream, "give a file name, or leave out"

@@ -332,7 +332,7 @@ def drop_attempts(attempts: Location) -> None:
 
 
 def _is_our_own(task: Task, path: str, place: Location) -> bool:
-    """Say whether a place is in the run's own directory, and holds what the run wrote there before."""
+    """Return whether a place is in the run's own directory, and holds what the run wrote there before."""
     return task.target.is_repeated and task.target.is_own_file(place, path)
 
 
