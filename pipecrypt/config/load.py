@@ -387,7 +387,7 @@ def _policy(loaded: LoadedConfig) -> Policy:
     encrypt, signing = loaded.model.encrypt, _signing(loaded)
     columns, optional = _columns(loaded)
     with loaded.errors_at("encrypt"):
-        policy = Policy(
+        return Policy(
             columns=columns,
             optional=optional,
             default=None if encrypt.default is None else loaded.key_reference(encrypt.default),
@@ -397,8 +397,6 @@ def _policy(loaded: LoadedConfig) -> Policy:
             **encrypt.model_dump(exclude={"columns", "default", "footer_key", "also"}, exclude_none=True),
             **signing,
         )
-        policy.engine_policy()
-    return policy
 
 
 def _signing(loaded: LoadedConfig) -> dict[str, Any]:

@@ -310,7 +310,7 @@ def check_config(
 
 
 def _described(loaded: LoadedConfig, spec: EncryptSpec) -> ConfigPlan:
-    policy, signing = spec.policy.engine_policy(), spec.policy.signing
+    policy, signing = spec.engine_policy, spec.policy.signing
     validity = None if signing is None else signing.valid_for
     return ConfigPlan(
         config=loaded.document.name,

@@ -83,7 +83,6 @@ class KeySession:
         "_reader",
         "_unwrapped",
         "_writing",
-        "data_keys_made",
     )
 
     def __init__(
@@ -99,7 +98,6 @@ class KeySession:
     ) -> None:
         """Open all references."""
         limits = limits or KEKLimits()
-        self.data_keys_made = 0
         self._dataset_id = dataset_id
         self._reader = MaterialReader()
         # Held during service calls too: two threads that meet the same new KEK make one call, and no KEK is wiped
@@ -154,7 +152,6 @@ class KeySession:
         except BaseException:
             key.wipe()
             raise
-        self.data_keys_made += 1
         return key, key_metadata
 
     def adopt_data_key(

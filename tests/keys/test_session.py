@@ -70,7 +70,6 @@ def test_round_trip_in_another_session(memory: MemoryKeyService) -> None:
     contexts = [FILE, EMAIL, FILE.for_column(("a",), 1), FILE.for_column(("a",), None)]
     with _open(memory, PII, dataset_id=DATASET) as writer:
         made = [writer.new_data_key(PII, context) for context in contexts]
-        assert writer.data_keys_made == 4
     with _open(memory, OPS, PII) as reader:
         for context, (key, key_metadata) in zip(contexts, made, strict=True):
             assert key.bits == 256
@@ -503,7 +502,6 @@ def test_several_threads_share_a_session(memory: MemoryKeyService) -> None:
             thread.join()
         assert errors == []
         assert session.service_calls == 2
-        assert session.data_keys_made == 200
 
 
 def test_a_data_key_costs_microseconds(memory: MemoryKeyService) -> None:
