@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipecrypt as pc
-from pipecrypt.dataset import checked_source
+from pipecrypt.dataset.checked_source import CheckedSource
 from pipecrypt.dataset.requirements import checks_of
 from pipecrypt.dataset.trust import Trust
 from pipecrypt.errors import IntegrityError
@@ -102,16 +102,16 @@ ways = pytest.mark.parametrize("way", [by_dataset, by_arrow, by_rows, by_decrypt
 def test_a_page_exchanged_after_the_pass_is_never_read(
     scene: Scene, way: Callable[[Scene, str, Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest_file, digested = checked_source.digest_file, list[str]()
+    digest, digested = CheckedSource.digest, list[str]()
 
-    def digest_then_exchange(source: checked_source.RangeSource, *args: object, **named: object) -> object:
-        found = digest_file(source, *args, **named)  # type: ignore[arg-type]
+    def digest_then_exchange(source: CheckedSource, *args: object, **named: object) -> object:
+        found = digest(source, *args, **named)  # type: ignore[arg-type]
         if source.name.endswith("a.parquet") and not digested:
             digested.append(source.name)
             forge_page(scene.file("a.parquet"), scene)
         return found
 
-    monkeypatch.setattr(checked_source, "digest_file", digest_then_exchange)
+    monkeypatch.setattr(CheckedSource, "digest", digest_then_exchange)
     with pytest.raises(IntegrityError, match="changed while it was read"):
         way(scene, "full", tmp_path)
     assert digested

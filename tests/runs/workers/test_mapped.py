@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,13 +104,13 @@ def test_a_task_of_a_run_that_ended_publishes_nothing(world: World, monkeypatch:
     )
     setup = RemoteSetup("ended", plan.keys)
     run_remotely(plan.tasks[0], setup)
-    real = remote._check_running
+    real = remote.run_task
 
-    def end_meanwhile(name: str) -> None:
-        end_run(name)
-        real(name)
+    def end_meanwhile(task: Task, *args: Any, **named: Any) -> FileDone:
+        end_run("ended")
+        return real(task, *args, **named)
 
-    monkeypatch.setattr(remote, "_check_running", end_meanwhile)
+    monkeypatch.setattr(remote, "run_task", end_meanwhile)
     with pytest.raises(InterruptedRunError):
         run_remotely(plan.tasks[1], setup)  # at work when the run ends
     with pytest.raises(InterruptedRunError):
