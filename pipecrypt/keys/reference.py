@@ -66,6 +66,11 @@ class KeyReference:
                 f"no home directory is known for key reference {self.text}", hint="write the whole path instead of ~"
             ) from error
 
+    @property
+    def names_file(self) -> bool:
+        """Whether the location is a file of this machine, which holds the keys."""
+        return self.scheme in _OF_FILES
+
     def whole_file(self, *options: str) -> Path:
         """Return `local_path` of a reference that names a whole file; each service names the options that it knows.
 

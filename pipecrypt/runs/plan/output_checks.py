@@ -14,7 +14,9 @@ from typing import Final
 from pipecrypt.dataset.sign.sink_checks import check_outside_datasets, check_unsigned_directory, check_unsigned_file
 from pipecrypt.dataset.statement.paths import LOCK_DIRECTORY, RESERVED_DIRECTORY, check_signable_paths, is_reserved
 from pipecrypt.errors import SinkNotEmptyError, UsageError
+from pipecrypt.keys.reference import parse_key_reference
 from pipecrypt.runs.output import sidecar_files, unnumbered
+from pipecrypt.runs.spec.policy import listed_signing_keys
 from pipecrypt.runs.spec.spec import Spec
 from pipecrypt.runs.task import Task
 from pipecrypt.store.listing import check_outputs as check_places
@@ -37,8 +39,8 @@ def check_outputs(spec: Spec, sources: Sequence[SourceFile], tasks: Sequence[Tas
         is_single_file: whether the sink names the one output itself.
 
     Raises:
-        UsageError: two outputs would be at one place, among the sources, or where pipecrypt keeps what is its own; or
-            a name is too long, or cannot be signed.
+        UsageError: two outputs would be at one place, among the sources, where pipecrypt keeps what is its own, or in
+            place of the file of a key; or a name is too long, or cannot be signed.
         SinkNotEmptyError: the sink holds something, and nothing may be replaced.
         ConflictError: a signed statement would become false.
         StorageError: the storage refused or failed.
@@ -46,6 +48,7 @@ def check_outputs(spec: Spec, sources: Sequence[SourceFile], tasks: Sequence[Tas
     check_places(sources, [task.sink for task in tasks])
     _check_numbered(tasks)
     _check_names(spec.sink, tasks)
+    _check_key_files(spec, tasks)
     if spec.policy is not None and not is_single_file:
         _check_reserved(tasks)
     if not spec.sink.is_standard_stream:
@@ -118,6 +121,24 @@ def _check_names(sink: Location, tasks: Sequence[Task]) -> None:
                 )
     if _ignores_case(sink.local_path):
         _check_case(tasks)
+
+
+def _check_key_files(spec: Spec, tasks: Sequence[Task]) -> None:
+    """Refuse to write over a keystore, or another file of a key that the run uses: its keys would be lost."""
+    if spec.sink.is_standard_stream or open_store(spec.sink).is_remote:
+        return
+    signing = () if spec.policy is None else listed_signing_keys(spec.policy.sign)
+    references = [parse_key_reference(each) for each in (*spec.key_references, *spec.also, *signing)]
+    files = {os.path.realpath(each.local_path) for each in references if each.names_file}
+    names = {os.path.basename(file) for file in files}
+    for task in tasks:
+        directory, name = os.path.split(task.sink.local_path)
+        # Outputs take the place of links, and follow none. Other names cost no look at the file system.
+        if name in names and os.path.join(os.path.realpath(directory), name) in files:
+            raise UsageError(
+                f"{task.sink.display} is the file of a key that this run uses, and would be replaced",
+                hint="name another sink",
+            )
 
 
 def _check_case(tasks: Sequence[Task]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -104,6 +105,37 @@ def test_names_that_are_too_long_are_found_before_anything_is_written(
         with pytest.raises(UsageError, match=r"25[6-9] bytes"):
             look()
     assert not world.out.exists()
+
+
+def _encrypt_over_it(world: World, sink: str) -> None:
+    policy = Policy(default=world.key, mode="chunks")
+    pc.encrypt(world.raw / "keys.json", world.root / sink, policy, overwrite=True, credentials=world.credentials)
+
+
+def _decrypt_over_it(world: World, source: str) -> None:
+    sink = world.root / "keys.json" if source else world.root
+    pc.decrypt(world.out / source, sink, [world.key], overwrite=True, credentials=world.credentials)
+
+
+@pytest.mark.parametrize(
+    ("write", "argument"),
+    [
+        (_encrypt_over_it, "keys.json"),
+        (_encrypt_over_it, "link/keys.json"),
+        (_decrypt_over_it, "keys.json.chunks.parquet"),
+        (_decrypt_over_it, ""),  # a directory, in which a file has that name
+    ],
+)
+def test_no_output_takes_the_place_of_a_keystore(
+    world: World, write: Callable[[World, str], None], argument: str
+) -> None:
+    (world.root / "link").symlink_to(world.root)
+    (world.raw / "keys.json").write_text("a document of the same name")
+    pc.encrypt(world.raw, world.out, Policy(default=world.key, mode="chunks"), credentials=world.credentials)
+    before = (world.root / "keys.json").read_bytes()
+    with pytest.raises(UsageError, match="the file of a key"):
+        write(world, argument)
+    assert (world.root / "keys.json").read_bytes() == before
 
 
 def test_files_that_roll_over_have_longer_names(world: World) -> None:
