@@ -108,17 +108,20 @@ def test_a_lost_answer_of_each_creation(s3_server: Any, tmp_path: Path, deadline
         creations = proxy.creations  # the last one is the manifest's
     assert creations > 4
     failures: list[PipecryptError] = []
+    without_fault = 0
     for number in range(1, creations + 1):
         with fault_proxy(s3_server.url, lost_creation=number) as proxy:
             bad = shop.at(f"{shop.sink}-{number}", options=_through(s3_server, proxy, deadline_seconds))
             failed = _failure(bad)
             failures += [] if failed is None else [failed]
-            assert proxy.seen.total() == 1
+            assert proxy.seen.total() <= 1
+            without_fault += proxy.seen.total() == 0
         good = shop.at(bad.sink)
         if number == creations:
             assert failed is None or failed.exit_code == UNKNOWN
             assert good.verify() == 1  # nothing was deleted
         _check(good)
+    assert without_fault <= 2  # a run that takes longer than others notes what is done in more blocks
     assert (failures == []) == (deadline_seconds > 0)
 
 
