@@ -7,7 +7,6 @@ are, with all their attributes: workers send them to the driver.
 
 from __future__ import annotations
 
-import copy
 from typing import Any, ClassVar, Self
 
 __all__ = [
@@ -86,7 +85,9 @@ class PipecryptError(Exception):
             where: what its message begins with.
             hint: takes the place of the error's own.
         """
-        error = copy.copy(self)
+        # Not by `copy`: packages that send errors between processes may register other ways to copy them.
+        error = type(self).__new__(type(self))
+        error.__dict__.update(self.__dict__)
         error.args = (f"{where}: {self.message}",)
         error.message = error.args[0]
         error.hint = self.hint if hint is None else hint

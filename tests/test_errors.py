@@ -36,6 +36,6 @@ def test_an_error_says_where_it_happened_and_keeps_what_it_carries() -> None:
     assert (found.message, str(found), found.hint) == ("run.yaml: two problems", "run.yaml: two problems", "mend them")
     assert found.problems == ("a", "b")
     assert found.prefixed("x", hint="look").hint == "look"
-    assert error.message == "two problems"
+    assert (error.message, error.hint) == ("two problems", "mend them")
     again = pickle.loads(pickle.dumps(found))  # noqa: S301
     assert (again.message, again.hint) == (found.message, found.hint)
