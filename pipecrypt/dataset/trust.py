@@ -6,6 +6,7 @@ It imports nothing heavy, because the command line names the modes in its help. 
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
@@ -18,6 +19,8 @@ __all__ = ["TRUST_HINT", "TRUST_VARIABLE", "Trust", "VerifyMode", "given_trust",
 
 TRUST_VARIABLE: Final = "PIPECRYPT_TRUST"
 TRUST_HINT: Final = f"name the public keys of who signs: trust, --trust or {TRUST_VARIABLE}"
+# Packages between a user's line and ours.
+_BETWEEN: Final = frozenset({"dask", "duckdb", "fsspec", "pandas", "pipecrypt", "polars", "pyarrow"})
 _DATASET_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -126,7 +129,6 @@ def given_trust(
     verify: str | None = None,
     min_version: int | None = None,
     dataset_id: str | None = None,
-    stacklevel: int = 3,
 ) -> Trust:
     """Return the trust that the caller of a public function gave, of which only the keys may be a list.
 
@@ -148,9 +150,20 @@ def given_trust(
         warnings.warn(
             f"{names} will be removed in the next release: write trust=pipecrypt.Trust({keys}{written})",
             DeprecationWarning,
-            stacklevel=stacklevel,
+            stacklevel=_caller_level(),
         )
     return Trust(trust, **options)
+
+
+def _caller_level() -> int:
+    """Return the `stacklevel` of the line that called us, or called a reader that stands on fsspec.
+
+    Python shows a DeprecationWarning only where a user's own code causes it.
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _checked_id(dataset_id: object) -> str:

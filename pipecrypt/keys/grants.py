@@ -122,7 +122,10 @@ def parse_grants(data: bytes) -> Grants:
         document.only("v", "grants")
         return Grants(tuple(map(_read, document.documents("grants", max_count=MAX_GRANTS))))
     except DocumentError as error:
-        raise FormatError(f"the grants are malformed: {error}", hint="restore the file, or grant anew") from error
+        raise FormatError(
+            f"the grants are malformed: {error}",
+            hint="put a copy of the file back; or remove it, and grant anew",
+        ) from error
 
 
 def check_strengths(master_key_ids: Iterable[str]) -> None:

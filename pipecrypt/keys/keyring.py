@@ -339,7 +339,7 @@ class Keyring:
             f"{key_reference} ({opened.id})" if isinstance(opened, MasterKey) else key_reference
             for key_reference, opened in self._opened.items()
         ]
-        return ", ".join(named) or "none"
+        return ", ".join(named) or "no key was given"
 
     def _call(self, call: Callable[[], _Result], what: str | KeyReference) -> _Result:
         self.service_calls += 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Final, NoReturn
 
 import fsspec
@@ -79,6 +79,7 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
 
     protocol: ClassVar[str] = _PROTOCOL
     root_marker = ""
+    storage_options: Mapping[str, Any]  # fsspec keeps there what it was made with
 
     def __init__(
         self,
@@ -105,7 +106,6 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
             verify=verify,
             min_version=min_version,
             dataset_id=dataset_id,
-            stacklevel=4,  # past fsspec's own, which keeps file systems
         )
         self._view_options = view_options(keys, on_missing_key, aad_prefix, asked)
         self.fs = fs or fsspec.filesystem(target_protocol or "file", **dict(target_options or {}))
@@ -135,6 +135,16 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
             return make, (kind, arguments, options)
         others = {name: value for name, value in options.items() if name not in _BESIDE_TRUST}
         return make, (kind, arguments, {**others, "trust": trust})
+
+    def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
+        """Return this file system as JSON can say it: a `Trust` as the mapping of its arguments, which is taken too."""
+        trust = self.storage_options.get("trust")
+        if isinstance(trust, Trust):
+            # fsspec has no JSON for None.
+            said = {name: value for name, value in asdict(trust).items() if value is not None}
+            self.storage_options = {**self.storage_options, "trust": said}
+        found: dict[str, Any] = super().to_dict(include_password=include_password)
+        return found
 
     def close(self, *, for_good: bool = False) -> None:
         """Wipe all keys and forget all plaintext; files that are open fail from now on. Safe to call twice.

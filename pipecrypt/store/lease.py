@@ -343,6 +343,7 @@ class Lease:
         interval = self._timing.interval_seconds
         self._beating = threading.Thread(target=self._beat, name="pipecrypt-lock", daemon=True)
         self._tried: LeaseHolder | None = None
+        self._refused: StorageError | None = None  # what the last attempt to write its file met
         _HELD_HERE.add(write_id)
         try:
             self._mine = self._take(LeaseHolder(0, who, write_id, this_process(), interval, 0))
@@ -459,6 +460,8 @@ class Lease:
                 self._remove(mine)
             # Two found a dead holder at once: one of them waits longer.
             self._timing.sleep((attempt + 1) * (1 + random_bytes(1)[0] / 64) / 10)
+        if self._refused is not None:
+            raise self._refused  # whoever cleans up does so once: there is nowhere to write
         raise ConflictError(
             f"{self._directory.display} is wanted by several runs at once", hint="let one run at a time write there"
         )
@@ -475,13 +478,14 @@ class Lease:
 
     def _create(self, mine: LeaseHolder) -> bool:
         self._last_beat = _seconds_passed()
-        self._tried = mine
+        self._tried, self._refused = mine, None
         try:
             write_holder(self._directory, mine, overwrite=False)
         except SinkNotEmptyError:
             return False
         except StorageError as error:
             if isinstance(error.__cause__, FileNotFoundError):
+                self._refused = error
                 return False  # whoever cleaned up at this moment took what was not the lock yet: look again
             raise
         return True

@@ -31,7 +31,7 @@ from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
     "MAX_END_BYTES",
-    "AsBefore",
+    "RestoredRanges",
     "Undo",
     "as_before",
     "drop_undo",
@@ -135,7 +135,7 @@ def write_undo(source: SourceFile, body_end: int) -> int:
     return _HEAD_BYTES + len(tail)
 
 
-class AsBefore:
+class RestoredRanges:
     """A file as it would be once its old end is put back; nothing of it is written yet.
 
     Args:
@@ -169,7 +169,7 @@ class AsBefore:
 
 
 @contextmanager
-def as_before(source: SourceFile, undo: Undo) -> Iterator[AsBefore]:
+def as_before(source: SourceFile, undo: Undo) -> Iterator[RestoredRanges]:
     """Open a file as it would be once its old end is put back.
 
     Raises:
@@ -182,7 +182,7 @@ def as_before(source: SourceFile, undo: Undo) -> Iterator[AsBefore]:
                 f"{undo_place(source.location).display} belongs to another file than {source.location.display}",
                 hint="remove it if that file was replaced meanwhile",
             )
-        yield AsBefore(opened, undo)
+        yield RestoredRanges(opened, undo)
 
 
 def put_back(source: SourceFile, undo: Undo) -> None:

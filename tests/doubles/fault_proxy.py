@@ -103,6 +103,8 @@ class FaultProxy:
         url: of the proxy.
         held: the request that is held back, if one is meant.
         seen: how many requests failed in each way.
+        creations: how many requests had `If-None-Match`.
+        lost: the one whose answer was lost.
     """
 
     upstream: str
@@ -113,6 +115,7 @@ class FaultProxy:
     url: str = ""
     seen: Counter[FaultKind] = field(default_factory=Counter)
     creations: int = 0
+    lost: str = ""
     held: HeldRequest | None = None
     _made: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -129,7 +132,7 @@ class FaultProxy:
             kind = self._draw(f"{self.seed} {request} {self._made[request]}")
             self.creations += is_creation
             if is_creation and self.creations == self.lost_creation:
-                kind = FaultKind.RESET
+                kind, self.lost = FaultKind.RESET, request
             if kind is not None:
                 self.seen[kind] += 1
             return kind

@@ -70,6 +70,7 @@ def test_round_trip_in_another_session(memory: MemoryKeyService) -> None:
     contexts = [FILE, EMAIL, FILE.for_column(("a",), 1), FILE.for_column(("a",), None)]
     with _open(memory, PII, dataset_id=DATASET) as writer:
         made = [writer.new_data_key(PII, context) for context in contexts]
+        assert len({key_metadata for _, key_metadata in made}) == 4
     with _open(memory, OPS, PII) as reader:
         for context, (key, key_metadata) in zip(contexts, made, strict=True):
             assert key.bits == 256
@@ -486,12 +487,14 @@ def test_threads_that_meet_a_new_kek_make_one_call() -> None:
 def test_several_threads_share_a_session(memory: MemoryKeyService) -> None:
     with _open(memory, PII) as session:
         errors: list[BaseException] = []
+        made: list[bytes] = []
 
         def work() -> None:
             try:
                 for _ in range(50):
                     key, key_metadata = session.new_data_key(PII, EMAIL)
                     assert session.open_data_key(key_metadata, EMAIL).same_as(key)
+                    made.append(bytes(key.expose_key_bytes()))
             except BaseException as error:
                 errors.append(error)
 
@@ -502,6 +505,7 @@ def test_several_threads_share_a_session(memory: MemoryKeyService) -> None:
             thread.join()
         assert errors == []
         assert session.service_calls == 2
+        assert len(made) == len(set(made)) == 200
 
 
 def test_a_data_key_costs_microseconds(memory: MemoryKeyService) -> None:

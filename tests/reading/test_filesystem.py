@@ -23,8 +23,10 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+import pipecrypt as pc
 from pipecrypt.errors import (
     AccessError,
     FormatError,
@@ -452,6 +454,16 @@ def test_credentials_can_be_given_and_are_not_pickled(
     fs.use(credentials=CREDENTIALS)
     assert fs.open(path).read(4) == b"PAR1"
     assert CREDENTIALS.environ["PIPECRYPT_PASSPHRASE"].encode() not in pickle.dumps(fs)
+
+
+@pytest.mark.parametrize("trust", [pc.Trust(verify="off"), {"verify": "off"}])
+def test_a_file_system_goes_through_json(tmp_path: Path, keys: Keys, table: pa.Table, trust: object) -> None:
+    path = str(write(tmp_path / "a.parquet", table, keys.policy()))
+    fs, _ = fsspec.url_to_fs("pipecrypt::file:///", pipecrypt={"keys": [keys.open], "trust": trust})
+    again = AbstractFileSystem.from_json(fs.to_json())
+    again.use(credentials=CREDENTIALS)
+    assert isinstance(again, PipecryptFileSystem)
+    assert again.cat_file(path, end=4) == b"PAR1"
 
 
 def test_an_option_that_is_misspelt(tmp_path: Path, keys: Keys) -> None:

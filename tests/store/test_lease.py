@@ -234,6 +234,17 @@ def test_a_helper_waits_for_a_latecomer_to_take_its_file_back_as_the_holder_does
         lock.held.check()
 
 
+def test_a_place_where_nothing_can_be_written_is_not_taken_for_a_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageError("there is no such bucket") from FileNotFoundError()
+
+    monkeypatch.setattr(lease, "write_holder", refuse)
+    with pytest.raises(StorageError, match="no such bucket"):
+        Lease(Location(str(tmp_path / "lock")), "run", timing=LeaseTiming(sleep=lambda _: None))
+
+
 def test_calls_of_a_lock_end_before_others_count_its_holder_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
