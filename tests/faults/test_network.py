@@ -116,12 +116,12 @@ def test_a_lost_answer_of_each_creation(s3_server: Any, tmp_path: Path, deadline
         failures += [] if failed is None else [failed]
         assert proxy.seen.total() == 1
         lost.append(proxy.lost)
-        if "manifest.json" in proxy.lost:
+        if any("manifest.json" in each for each in lost):  # it, or what comes after it
             assert failed is None or failed.exit_code == UNKNOWN
             assert good.verify() == 1  # nothing was deleted
         _check(good)
     assert len(lost) > 4
-    assert "manifest.json" in lost[-1]
+    assert any("manifest.json" in each for each in lost)
     assert (failures == []) == (deadline_seconds > 0)
 
 
