@@ -56,6 +56,9 @@ _log = logging.getLogger(__name__)
 _NOT_FOUND: Final = 404
 _FIRST_REFUSAL: Final = 400
 _FIRST_SERVER_FAULT: Final = 500
+MIN_BODY_BYTES: Final = 5 << 20
+_WEAK: Final = "W/"
+_UNKNOWN_CALL: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 
 class S3Publication(Publication):
@@ -262,11 +265,6 @@ def _was_refused(error: Exception) -> bool:
     if status is None or is_transient(error) or precondition_failed(error) or asks_to_repeat(error):
         return False
     return _FIRST_REFUSAL <= status < _FIRST_SERVER_FAULT and status != _NOT_FOUND
-
-
-MIN_BODY_BYTES: Final = 5 << 20
-_WEAK: Final = "W/"
-_UNKNOWN_CALL: Final = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 
 class S3Store(FsspecStore):

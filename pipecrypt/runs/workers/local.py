@@ -52,6 +52,9 @@ STOPPED_EXIT_CODE: Final = 128 + signal.SIGTERM
 # The driver starts workers with these blocked, so that a Ctrl-C while Python starts up prints no traceback.
 BLOCKED_WHILE_STARTING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _REPORT_BYTES: Final = 4 << 20
+_log: Final = logging.getLogger(__name__)
+_STOP_SECONDS: Final = 10.0
+_EXIT_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +201,6 @@ def _portable(error: Exception) -> Exception:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
         return error
     return RuntimeError(f"{type(error).__name__} in a worker process: {error}")
-
-
-_log: Final = logging.getLogger(__name__)
-_STOP_SECONDS: Final = 10.0
-_EXIT_SECONDS: Final = 10.0
 
 
 def run_in_processes(
