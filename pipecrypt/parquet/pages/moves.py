@@ -8,6 +8,7 @@ Layout of an encrypted Bloom filter (Encryption.md 5.4)::
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -297,17 +298,19 @@ def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:
 
 
 def _data_pages(move: ChunkMove, count: int) -> Iterator[tuple[int, int, int, int]] | None:
-    """Yield the old start and length, and the new ones, of each data page; None where there are not `count` of them."""
+    """Return old start, old length, new start and new length of each data page; None where they are not `count`."""
     old, new = move.bounds.old, move.bounds.new
     first = len(old) - 1 - count
     if move.is_copy or first != move.bounds.has_dictionary:
         return None
-    return (
-        (move.old_start + start, end - start, move.new_start + new_start, new_end - new_start)
-        for start, end, new_start, new_end in zip(
-            old[first:], old[first + 1 :], new[first:], new[first + 1 :], strict=False
-        )
-    )
+    return _places(old[first:], new[first:], move.old_start, move.new_start)
+
+
+def _places(old: array[int], new: array[int], old_start: int, new_start: int) -> Iterator[tuple[int, int, int, int]]:
+    begun, new_begun = old[0], new[0]
+    for end, new_end in zip(old[1:], new[1:], strict=True):
+        yield old_start + begun, end - begun, new_start + new_begun, new_end - new_begun
+        begun, new_begun = end, new_end
 
 
 _OFFSET_FIELD: Final = PageLocation.OFFSET << 4 | WireType.I64

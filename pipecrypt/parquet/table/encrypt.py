@@ -292,7 +292,7 @@ class FileEncryption:
         check_invocations(self._modules_by_key, source.name)
         segments = order_segments(parts, body_end, row_groups)
         if self._digests is not None:
-            self._digests.expect(segment for segment in segments if not self._keys.is_sealed(segment.column))
+            self._digests.expect(filter(lambda each: not self._keys.is_sealed(each.column), segments))
         return segments
 
 
