@@ -18,8 +18,8 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.cli.main import main
+from tests.counts.s3_requests import Request, cost_of, counted, shown
 from tests.doubles.fault_proxy import FaultProxy, fault_proxy
-from tests.request_counts.counting import Request, cost_of, counted, shown
 from tests.servers.s3_server import S3Server
 
 FILES = 3
