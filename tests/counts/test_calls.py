@@ -42,8 +42,8 @@ _SHAPES = {"base": Shape(), "files": Shape(files=11), "pages": Shape(pages=110),
 _LIMITS = {
     ("encrypt", "with a page index"): Calls(page=41, chunk=660, file=2250),
     ("encrypt", "without a page index"): Calls(page=83, chunk=60, file=2250),
-    ("decrypt", "with a page index"): Calls(page=45, chunk=715, file=1890),
-    ("decrypt", "without a page index"): Calls(page=54, chunk=540, file=1890),
+    ("decrypt", "with a page index"): Calls(page=45, chunk=715, file=1950),
+    ("decrypt", "without a page index"): Calls(page=54, chunk=540, file=1950),
 }
 
 
