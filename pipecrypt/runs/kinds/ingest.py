@@ -77,7 +77,7 @@ class Ingestion(Kind):
         """Read all rows and encrypt them, into one file or several."""
         calls_before, meter, clock = session.service_calls, _ReadMeter(on_bytes), StageClock()
         with RollingOutput(task.target, self.policy, session, max_file_bytes=self.max_file_bytes) as output:
-            with open_source_file(task.source) as file:
+            with open_source_file(task.source, reads_all=True) as file:
                 stream = self._open(file, task.source)
                 clock.opened()
                 with closing(stream):
