@@ -130,6 +130,15 @@ class KeySession:
         """How many calls to key services this session made, failed ones included."""
         return self._keyring.service_calls
 
+    def take_service_calls(self) -> int:
+        """Return how many calls were made since the last time, or since the session was opened.
+
+        Of several files that are at work at once, one takes those of all, so that they add up.
+        """
+        with self._lock:
+            before, self._calls_taken = self._calls_taken, self._keyring.service_calls
+            return self._calls_taken - before
+
     @property
     def is_usable(self) -> bool:
         """Whether its keys are there: not where they were lent by a `Session` that was closed meanwhile."""
