@@ -493,7 +493,7 @@ class WritingKEKs:
         also: key references that each KEK is wrapped for, too.
     """
 
-    __slots__ = ("_also", "_clock", "_grants", "_keks", "_keyring", "_limits")
+    __slots__ = ("_also", "_clock", "_grants", "_keks", "_keyring", "_limits", "_untaken")
 
     def __init__(
         self, keyring: Keyring, limits: KEKLimits, clock: Callable[[], float], also: Sequence[str | KeyReference]
@@ -505,6 +505,12 @@ class WritingKEKs:
         self._also = tuple(dict.fromkeys(also))
         self._keks: dict[tuple[str, str], _WritingKEK] = {}
         self._grants: list[Grant] = []
+        self._untaken = 0  # from this one on
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """All KEKs, wrapped for the further master keys."""
+        return tuple(self._grants)
 
     def wrap(self, key_reference: str | KeyReference, key: DataKey, context: Context, dataset_id: str | None) -> bytes:
         """Return the `key_metadata` of a data key.
@@ -527,7 +533,7 @@ class WritingKEKs:
 
     def take_grants(self) -> tuple[Grant, ...]:
         """Return the KEKs made since the last call, wrapped for the further master keys."""
-        made, self._grants = tuple(self._grants), []
+        made, self._untaken = tuple(self._grants[self._untaken :]), len(self._grants)
         return made
 
     def wipe(self) -> None:

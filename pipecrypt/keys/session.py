@@ -76,6 +76,7 @@ class KeySession:
 
     __slots__ = (
         "__weakref__",
+        "_calls_taken",
         "_dataset_id",
         "_granted",
         "_keyring",
@@ -122,11 +123,21 @@ class KeySession:
         except BaseException:
             self.close()
             raise
+        self._calls_taken = self._keyring.service_calls
 
     @property
     def service_calls(self) -> int:
         """How many calls to key services this session made, failed ones included."""
         return self._keyring.service_calls
+
+    def take_service_calls(self) -> int:
+        """Return how many calls were made since the last time, or since the session was opened.
+
+        Of several files that are at work at once, one takes those of all, so that they add up.
+        """
+        with self._lock:
+            before, self._calls_taken = self._calls_taken, self._keyring.service_calls
+            return self._calls_taken - before
 
     @property
     def is_usable(self) -> bool:
@@ -244,6 +255,12 @@ class KeySession:
         with self._lock:
             context = Context(dataset_id=dataset_id, path="")
             return kek_text(dataset_id, self._keyring.wrap(key_reference, kek, context))
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """All KEKs made so far, wrapped for the further master keys: one of another file may be in use by this one."""
+        with self._lock:
+            return self._writing.grants
 
     def take_grants(self) -> tuple[Grant, ...]:
         """Return the KEKs made since the last call, wrapped for the further master keys; the caller stores them."""
