@@ -35,7 +35,7 @@ __all__ = [
     "chosen_columns",
     "file_done",
     "run_task",
-    "task_id",
+    "task_ids",
     "write_one_file",
 ]
 
@@ -319,19 +319,27 @@ _FIRST_NAMES: Final = {"BlobEncryption": "ChunkEncryption"}
 _AS_THEY_ARE: Final[Mapping[str, str]] = {}
 
 
-def task_id(source: SourceFile, path: str, kind: Kind, spellings: Mapping[str, str] = _AS_THEY_ARE) -> str:
-    """Return the id of a task: 64 hex digits, the same for the same source, unchanged, the same output and policy.
+def task_ids(spellings: Mapping[str, str] = _AS_THEY_ARE) -> Callable[[SourceFile, str, Kind], str]:
+    """Return what gives tasks their ids: 64 hex digits, the same for the same source, unchanged, output and policy.
 
-    Which dataset the output belongs to is not part of it: a run that is resumed continues the dataset that it finds.
+    It takes the pinned input, the path of the output below the sink, and what is done. Which dataset the output belongs
+    to is not part of an id: a run that is resumed continues the dataset that it finds.
 
     Args:
-        source: the input, pinned.
-        path: of the output below the sink.
-        kind: what is done.
         spellings: how key references, and what stands before their `#`, were written, by what they became.
     """
-    pinned = [_ID_VERSION, source.relative_path, source.size_bytes, source.fingerprint, path, _plain(kind, spellings)]
-    return digest(json.dumps(pinned, sort_keys=True, separators=(",", ":")).encode())
+    # Most tasks of a run share what is done, which takes longest to write.
+    last: tuple[Kind | None, str] = (None, "")
+
+    def id_of(source: SourceFile, path: str, kind: Kind) -> str:
+        nonlocal last
+        if last[0] is not kind:
+            last = kind, json.dumps(_plain(kind, spellings), sort_keys=True, separators=(",", ":"))
+        pinned = [_ID_VERSION, source.relative_path, source.size_bytes, source.fingerprint, path]
+        start = json.dumps(pinned, separators=(",", ":"))
+        return digest(f"{start[:-1]},{last[1]}]".encode())
+
+    return id_of
 
 
 def _spelled(text: str, spellings: Mapping[str, str]) -> str:
