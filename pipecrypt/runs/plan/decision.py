@@ -197,7 +197,7 @@ def written_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
     for task in tasks:
         by_kind[task.kind.rolls_over].add(task.path)
     plain, rolled = by_kind[False], by_kind[True]
-    return lambda path: path in plain or unnumbered(path) in rolled
+    return lambda path: path in plain or (bool(rolled) and unnumbered(path) in rolled)
 
 
 def superseded_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
@@ -208,7 +208,7 @@ def superseded_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
     """
     to_do = tuple(tasks)
     writes, split = written_by(to_do), {path for task in to_do if (path := task.whole_path) is not None}
-    return lambda path: writes(path) or path in split or unnumbered(path) in split
+    return lambda path: writes(path) or (bool(split) and (path in split or unnumbered(path) in split))
 
 
 def decide(
