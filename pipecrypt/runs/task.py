@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeAlias
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import OutOfMemoryError, StorageError
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
+from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.parquet.policy import EncryptionPolicy
@@ -74,10 +74,11 @@ def chosen_columns(file: RangeSource, policy: EncryptionPolicy) -> SourceShape:
         ColumnNotFoundError: the policy names a column that is not there.
         PipecryptError: the footer cannot be read.
     """
-    footer, _ = read_plain_footer(file)
-    leaves = leaf_columns(footer, file.name)
+    footer, _ = read_plain_footer(file, opens_row_groups=False)
+    row_groups = RowGroups(footer, file.name)
+    leaves = row_groups.leaves
     columns = tuple(zip(leaves, choose_keys(policy, leaves, file.name), strict=True))
-    return SourceShape(columns, len(RowGroups(footer, file.name)))
+    return SourceShape(columns, len(row_groups))
 
 
 class Kind(Protocol):
