@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.errors import ConflictError, LinkError, UsageError
@@ -24,10 +22,9 @@ from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import new_token
 from pipecrypt.vocabulary.context import new_dataset_id
+from pipecrypt.vocabulary.in_flight import map_in_flight
 
 __all__ = ["Plan", "RunKeys", "find_sources", "make_plan"]
-
-_READ_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +198,7 @@ def _split_kinds(spec: Spec, sources: Sequence[tuple[SourceFile, Kind]]) -> list
     # Standard output cannot be several files.
     if split_bytes is None or spec.sink.is_standard_stream:
         return [()] * len(sources)
-    with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="pipecrypt-footers") as threads:
-        return list(threads.map(lambda each: each[1].split(each[0], split_bytes), sources))
+    return list(map_in_flight(lambda each: each[1].split(each[0], split_bytes), sources, name="footers"))
 
 
 def _chosen(tasks: Sequence[Task], ids: frozenset[str]) -> tuple[Task, ...]:
