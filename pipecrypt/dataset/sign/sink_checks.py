@@ -62,10 +62,11 @@ def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite:
         NotTrustedError: a signed version was accepted there or above, and its statement is gone.
         StorageError: the storage refused or failed.
     """
-    if open_store(sink).stat().is_directory() and open_store(sink.child(MANIFEST_PATH)).stat().exists():
+    is_there = open_store(sink).stat().is_directory()
+    if is_there and open_store(sink.child(MANIFEST_PATH)).stat().exists():
         raise ConflictError(f"{sink.display} is a signed dataset, and this run would not sign", hint=_HINT)
     check_none_removed(sink, VersionMemory.of_user(os.environ))
-    if not open_store(sink).stat().is_directory():
+    if not is_there:
         return
     statements = {entry.path for entry in open_store(sink).list() if entry.path.endswith(_STATEMENTS)}
     roots = {path.removesuffix(MANIFEST_PATH) for path in statements if path.endswith(f"/{MANIFEST_PATH}")}
