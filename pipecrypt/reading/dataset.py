@@ -34,7 +34,8 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
+from pipecrypt.keys.held_keys import Session
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
 from pipecrypt.parquet.files import BlobView, TableView
 from pipecrypt.reading.filesystem import PipecryptFileSystem
@@ -337,7 +338,8 @@ def open_dataset(
     """
     location = Location(os.fspath(url), storage_options or {})
     asked = given_trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
-    requirements = checks_of(asked, os.environ, credentials or Credentials.from_environment()).requirements
+    given = given_credentials(credentials)
+    requirements = checks_of(asked, os.environ, given).requirements
     # What was read is what counts: a keystore is not read again, and perhaps without the secret.
     read = asked if requirements is None else replace(asked, keys=requirements.trust.texts)
     shown: dict[str, Any] = {"keys": keys, "trust": read, "on_missing_key": on_missing_key, "aad_prefix": aad_prefix}
@@ -346,8 +348,10 @@ def open_dataset(
         files, signed, origin = _list(location, requirements)
         target = open_filesystem_for_others(files[0].location)
         fs = PipecryptFileSystem(fs=target, **shown, skip_instance_cache=True)
-        if credentials is not None or signed is not None:
-            fs.use(credentials=credentials, signed=signed)
+        # Threads of pyarrow open files too, and know nothing of a Session that is active here.
+        chosen = given if credentials is not None or isinstance(given, Session) else None
+        if chosen is not None or signed is not None:
+            fs.use(credentials=chosen, signed=signed)
         return EncryptedDataset(
             location,
             files,

@@ -245,7 +245,7 @@ def write_one_file(
     Raises:
         PipecryptError: as `run_task`.
     """
-    calls_before, share = session.service_calls, task.kind.share_bytes
+    share = task.kind.share_bytes
     progress, clock = _Progress(on_bytes, share), StageClock()
     with task.target.open(expected_bytes=task.input_bytes or None) as publication:
         output = SignableOutput(publication, session, task.kind.policy)
@@ -254,7 +254,7 @@ def write_one_file(
         clock.worked([report])
         on_bytes(max(task.input_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
         publication.publish(just_before=before_publishing)
-    return file_done(task, session, clock, [written], calls_before=calls_before, source_bytes=[share])
+    return file_done(task, session, clock, [written], source_bytes=[share])
 
 
 def file_done(
@@ -263,7 +263,6 @@ def file_done(
     clock: StageClock,
     written: Sequence[WrittenFile],
     *,
-    calls_before: int,
     source_bytes: Sequence[int | None],
     bad_rows: int = 0,
 ) -> FileDone:
@@ -274,7 +273,6 @@ def file_done(
         session: its keys.
         clock: begun with the task.
         written: its files.
-        calls_before: how many calls the session had made when the task began.
         source_bytes: how much of the input went into each file; None for what the engine read.
         bad_rows: rows of the input that were left out.
     """
@@ -283,13 +281,13 @@ def file_done(
         task.id,
         parts_of(
             written,
-            service_calls=session.service_calls - calls_before,
+            service_calls=session.take_service_calls(),
             seconds=clock.seconds(),
             source_bytes=source_bytes,
             bad_rows=bad_rows,
         ),
         signable=tuple(noted for file in written for noted in file.signable),
-        grants=session.take_grants(),
+        grants=session.grants,
         stages=stages,
         bytes_by_key=bytes_by_key(reports),
         clear=reports[0].clear_columns,  # all files of one source have its columns

@@ -21,7 +21,7 @@ from pipecrypt.dataset.verify.report import VerifyReport
 from pipecrypt.dataset.verify.verification import verify as verify_files
 from pipecrypt.errors import InterruptedRunError, NotTrustedError, UsageError
 from pipecrypt.formats.compression import ZstdCodec
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.file_keys import keys_of_file
 from pipecrypt.runs.files import listed_keys
@@ -94,7 +94,7 @@ def verify(
     asked = given_trust(trust, threshold=threshold, min_version=min_version, dataset_id=dataset_id)
     if asked.mode is VerifyMode.OFF:
         raise UsageError('a verification cannot be verify="off"', hint="leave verify out of the Trust")
-    given = credentials or Credentials.from_environment()
+    given = given_credentials(credentials)
     if forget:
         _forget_removed(place)
     requirements = requirements_of(asked.completed(os.environ), _memory(remember=remember, forget=forget), given)

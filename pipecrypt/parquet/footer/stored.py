@@ -39,7 +39,7 @@ from pipecrypt.parquet.wire.modules import (
 )
 from pipecrypt.parquet.wire.thrift import ListOf, Shape, Struct, WireType, encode_pieces, encode_struct
 from pipecrypt.parquet.wire.thrift_read import read_struct
-from pipecrypt.vocabulary.ranges import RangeSource
+from pipecrypt.vocabulary.ranges import RangeSource, is_described, traits_of
 
 __all__ = [
     "MAGIC_BYTES",
@@ -296,8 +296,11 @@ def _read_end(source: RangeSource) -> tuple[bytes | bytearray, bytes]:
     size = source.size_bytes
     if size < _SMALLEST_FILE_BYTES:
         raise FormatError(f"{source.name} is not a Parquet file: it has {size} bytes")
-    start = bytes(source.read_range(0, MAGIC_BYTES))
-    tail = bytes(source.read_range(max(0, size - _FIRST_READ_BYTES), min(size, _FIRST_READ_BYTES)))
+    both = [(0, MAGIC_BYTES), (max(0, size - _FIRST_READ_BYTES), min(size, _FIRST_READ_BYTES))]
+    if traits_of(source).reads_in_flight > 1 and is_described(source):
+        start, tail = map(bytes, source.read_many(both))  # each is a request
+    else:
+        start, tail = (bytes(source.read_range(*each)) for each in both)
     ending = tail[-MAGIC_BYTES:]
     if ending not in (PLAIN_MAGIC, _SEALED_MAGIC):
         began = start in (PLAIN_MAGIC, _SEALED_MAGIC)
