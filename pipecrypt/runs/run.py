@@ -30,6 +30,7 @@ from pipecrypt.runs.report.report import RunCollector, store_report
 from pipecrypt.runs.report.run_id import current_run_id, new_run_id, running
 from pipecrypt.runs.spec.spec import EncryptSpec, Spec
 from pipecrypt.runs.workers.executor import OnEvent, run_here
+from pipecrypt.runs.workers.limits import flight_limits
 from pipecrypt.runs.workers.local import WorkerSetup, run_in_processes
 from pipecrypt.runs.workers.remote import MapTasks, RemoteSetup, run_mapped
 from pipecrypt.store.publication import new_token
@@ -240,7 +241,7 @@ def run_tasks(
     with plan.keys.open(credentials) as session:
         on_ready()
         if plan.workers == 1 and not plan.is_on_cluster and not is_mapped:
-            return run_here(plan.tasks, on_event, session, interruption)
+            return run_here(plan.tasks, on_event, session, interruption, flight_limits(plan))
     options = plan.options
     if map_tasks is not None and is_mapped:
         return run_mapped(plan.tasks, on_event, _remote_setup(plan), map_tasks)
@@ -257,7 +258,7 @@ def run_tasks(
             attempts=options.attempts,
             wait_seconds=options.worker_wait_seconds,
         )
-    setup = WorkerSetup(os.getcwd(), plan.keys, credentials)
+    setup = WorkerSetup(os.getcwd(), plan.keys, credentials, limits=flight_limits(plan))
     return run_in_processes(plan.tasks, on_event, setup, workers=plan.workers, attempts=options.attempts)
 
 

@@ -122,7 +122,7 @@ class LocalStore(Store):
 
     # ---- reading ----
 
-    def open(self, source: SourceFile) -> _LocalRanges:
+    def open(self, source: SourceFile, *, reads_all: bool = False) -> _LocalRanges:
         """Open a pinned file."""
         return _LocalRanges(source)
 

@@ -29,10 +29,10 @@ from pipecrypt.store.conditional import (
     repeat_until_known,
     settle,
 )
-from pipecrypt.store.filesystem import RemoteFilesystem, fingerprint_of, look_up
+from pipecrypt.store.filesystem import RemoteFilesystem, bare_tag, fingerprint_of, look_up, pinned_version
 from pipecrypt.store.fsspec import FsspecStore, RemoteRanges
 from pipecrypt.store.location import Location
-from pipecrypt.store.problems import describe, map_errors, occupied, replaced_meanwhile, unknown_outcome
+from pipecrypt.store.problems import changed, describe, map_errors, occupied, replaced_meanwhile, unknown_outcome
 from pipecrypt.store.protocol import Ranges, SourceFile
 from pipecrypt.store.publication import Publication
 from pipecrypt.store.s3_object import (
@@ -270,10 +270,11 @@ def _was_refused(error: Exception) -> bool:
 class S3Store(FsspecStore):
     """Objects of S3, past the file objects of s3fs; see `Store`."""
 
-    def open(self, source: SourceFile) -> Ranges:
+    def open(self, source: SourceFile, *, reads_all: bool = False) -> Ranges:
         """Open a pinned object: every range is asked for on condition that it is still the pinned one."""
         remote = self._open_filesystem(source.location)
-        return _S3Ranges(remote, source) if remote.is_s3 else RemoteRanges(remote, source)
+        kind = _S3Ranges if remote.is_s3 else RemoteRanges
+        return kind(remote, source, reads_all=reads_all)
 
     def write(
         self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
@@ -297,19 +298,51 @@ class S3Store(FsspecStore):
 
 
 class _S3Ranges(RemoteRanges):
-    __slots__ = ("_object", "_tag")
+    """Ranges of an object that is pinned by its tag.
 
-    def __init__(self, remote: RemoteFilesystem, source: SourceFile) -> None:
-        super().__init__(remote, source)
+    Each range is asked for on condition that the object has that tag, and each answer names the tag of what it brings.
+    As long as all name the pinned one, the object need not be looked at: what was read is of one version of it. Of a
+    store that names none, or a weak one, it is looked at as elsewhere.
+    """
+
+    __slots__ = ("_is_told", "_object", "_pinned", "_spares_look", "_tag")
+
+    def __init__(self, remote: RemoteFilesystem, source: SourceFile, *, reads_all: bool = False) -> None:
+        super().__init__(remote, source, reads_all=reads_all)
         self._object = S3Object(remote)
-        self._tag: str | None = None
+        self._pinned = pinned_version(source.fingerprint)
+        self._is_told = bool(self._pinned and source.size_bytes)
+        self._tag: str | None = f'"{self._pinned}"' if self._is_told else None
+        self._spares_look = True  # the first time: the first answer will tell
+
+    def check_unchanged(self) -> None:
+        """Pass where answers tell, or the first one will; else look whether the object is still the pinned one."""
+        if not (self._is_told and self._spares_look):
+            self._look()
+        self._spares_look = False  # if nothing was read by the next time
 
     def _note(self, info: Mapping[str, Any]) -> None:
         tag = info.get("ETag")
         self._tag = tag if isinstance(tag, str) and tag and not tag.startswith(_WEAK) else None
 
     def _fetch_once(self, start: int, length: int) -> bytes:
-        return self._object.get(start, length, self._tag)
+        try:
+            data, tag = self._object.get(start, length, self._tag)
+        except Exception as error:
+            if not self._is_told or not precondition_failed(error):
+                raise
+            self._look_from_now_on()  # it may be the pinned one all the same, with a weak tag
+            data, tag = self._object.get(start, length, self._tag)
+        if self._is_told and not tag:
+            self._look_from_now_on()
+        elif self._is_told and bare_tag(tag) != self._pinned:  # a store that ignores the condition
+            raise changed(self._source.location)
+        self._spares_look = True
+        return data
+
+    def _look_from_now_on(self) -> None:
+        self._is_told = False
+        self._look()
 
 
 def _replace_copied_end(remote: RemoteFilesystem, source: SourceFile, body_end: int, tail: bytes) -> bool:

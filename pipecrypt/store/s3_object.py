@@ -177,18 +177,18 @@ class S3Object:
         except FileNotFoundError:
             return
 
-    def get(self, start: int, length: int, tag: str | None) -> bytes:
-        """Return a range of an object that has this tag.
+    def get(self, start: int, length: int, tag: str | None) -> tuple[bytes, str | None]:
+        """Return a range of an object that has this tag, and the tag that the answer names.
 
         Raises:
             TruncatedError: fewer bytes, or more, came.
         """
         pinned = {"IfMatch": tag} if tag else {}
         chosen = {**self._place, "Range": f"bytes={start}-{start + length - 1}", **pinned}
-        data: bytes = sync(self._fs.loop, _get, self._fs, chosen, timeout=self._seconds)
+        data, found = sync(self._fs.loop, _get, self._fs, chosen, timeout=self._seconds)
         if len(data) != length:
             raise TruncatedError(f"{len(data)} bytes came where {length} were asked for")
-        return data
+        return data, found
 
     def remove(self, *, expected: str | None = None) -> None:
         """Remove the object, if it has this tag; see `ConditionalObject`."""
@@ -208,10 +208,10 @@ def copied_ranges(size_bytes: int) -> list[tuple[int, int]]:
     return list(pairwise(size_bytes * number // count for number in range(count + 1)))
 
 
-async def _get(fs: Any, arguments: dict[str, Any]) -> bytes:
+async def _get(fs: Any, arguments: dict[str, Any]) -> tuple[bytes, str | None]:
     answer = await fs._call_s3("get_object", **arguments)
     async with answer["Body"] as body:
-        return bytes(await body.read())
+        return bytes(await body.read()), answer.get("ETag")
 
 
 async def _get_small(fs: Any, place: dict[str, Any], max_bytes: int) -> tuple[bytes, str] | None:

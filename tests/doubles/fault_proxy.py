@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -105,6 +105,7 @@ class FaultProxy:
         seen: how many requests failed in each way.
         creations: how many requests had `If-None-Match`.
         lost: the one whose answer was lost.
+        on_request: called with the method, the path with its query, and the headers of each request that comes.
     """
 
     upstream: str
@@ -117,6 +118,7 @@ class FaultProxy:
     creations: int = 0
     lost: str = ""
     held: HeldRequest | None = None
+    on_request: Callable[[str, str, Mapping[str, str]], None] | None = None
     _made: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -181,6 +183,8 @@ class _Exchange(BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, _Server)
         body = self._read_body()
+        if server.proxy.on_request is not None:
+            server.proxy.on_request(self.command, self.path, self.headers)
         held = server.proxy.held
         if held is not None and held.is_cut_off:
             self._reset()

@@ -13,9 +13,7 @@ Names are compared as they are, so `SSN` is another column than `ssn`, and so ar
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Final, TypeAlias
 
@@ -25,13 +23,12 @@ from pipecrypt.errors import AlreadyEncryptedError, ContentError, PipecryptError
 from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.task import SourceShape, Task
+from pipecrypt.vocabulary.in_flight import map_in_flight
 
 __all__ = ["ColumnsSeen", "PlannedColumns", "Schema", "name_a_few", "read_shape", "read_shapes"]
 
 # Leaf columns, and whether each will be encrypted.
 Schema: TypeAlias = "tuple[tuple[tuple[str, ...], bool], ...]"
-_AT_ONCE: Final = 8
-_MOST_WAITING: Final = 4 * _AT_ONCE
 # The same bytes fail in the task, too, which says what is wrong with them.
 _SAME_IN_THE_TASK: Final = (ContentError, PolicyError, AlreadyEncryptedError, UnlistedColumnError)
 _SOME: Final = 32
@@ -194,15 +191,8 @@ def _look_at_columns(tasks: Iterable[Task]) -> ColumnsSeen:
 
 def read_shapes(tasks: Iterable[Task]) -> Iterator[tuple[Task, SourceShape | PipecryptError]]:
     """Yield the tasks in their order, each with the shape of its source or why it has none, several at once."""
-    waiting: deque[tuple[Task, Future[SourceShape | PipecryptError]]] = deque()
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pipecrypt-footers") as threads:
-        for task in tasks:
-            waiting.append((task, threads.submit(read_shape, task)))
-            if len(waiting) == _MOST_WAITING:  # so that one slow footer does not let all others pile up behind it
-                first, shape = waiting.popleft()
-                yield first, shape.result()
-        for task, shape in waiting:
-            yield task, shape.result()
+    tasks = list(tasks)
+    yield from zip(tasks, map_in_flight(read_shape, tasks, name="footers"), strict=True)
 
 
 def read_shape(task: Task) -> SourceShape | PipecryptError:
