@@ -85,7 +85,8 @@ class ListOf:
 
 
 Shape: TypeAlias = "Scalar | ListOf | Mapping[int, Shape]"
-Value: TypeAlias = "int | bool | bytes | Raw | Struct | list[Value]"
+# A view is the bytes of an encoded struct.
+Value: TypeAlias = "int | bool | bytes | memoryview | Raw | Struct | list[Value]"
 Entry: TypeAlias = "tuple[int, int, Value]"
 
 
@@ -233,14 +234,14 @@ def encode_in_place(struct: Struct) -> Struct:
 def keep_encoded(data: bytes | memoryview) -> Struct:
     """Return a struct that holds its bytes only, without a copy."""
     encoded = Struct()
-    encoded.entries = [(_ENCODED, 0, cast("Raw", data))]
+    encoded.entries = [(_ENCODED, 0, data)]
     return encoded
 
 
 def encoded_bytes(struct: Struct) -> bytes | memoryview | None:
     """Return the bytes of a struct that holds its bytes only, else None."""
     if struct.entries and struct.entries[0][0] == _ENCODED:
-        return cast("bytes", struct.entries[0][2])
+        return cast("bytes | memoryview", struct.entries[0][2])
     return None
 
 
@@ -287,7 +288,7 @@ def _write_value(value: Value, wire_type: int, element_type: int, out: bytearray
     """Write a field's value, or an element of a list, whose `wire_type` is then that of the list."""
     if isinstance(value, Struct):
         _write_struct(value, out)
-    elif type(value) is Raw:
+    elif isinstance(value, Raw | memoryview):
         out += value
     elif isinstance(value, bytes):
         out += encode_varint(len(value))
