@@ -1,7 +1,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system test-lowest test-long lint fix bench docs clean
+.PHONY: help demo test test-system test-lowest test-long compiled lint fix bench docs clean
 
 VENV := .venv
 # The machine's own Python, looked up before the virtual environment comes first in PATH.
@@ -68,6 +68,13 @@ run-lowest: $(VENV)/.lowest
 test-long: $(VENV)/.dev ## Run the fault and fuzz suites
 	pytest -n 2 -m long
 
+# The wheel is unpacked, and comes before the sources.
+compiled: $(VENV)/.dev ## Build a wheel with the engine compiled, and run the tests of parquet and crypto with it
+	rm -rf .compiled
+	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true python -m hatchling build -t wheel -d .compiled/dist
+	python -m zipfile -e .compiled/dist/*.whl .compiled/lib
+	pytest -n 2 -p no:cacheprovider -m "not long" -o pythonpath=".compiled/lib ." tests/parquet tests/crypto
+
 lint: $(VENV)/.dev ## Run ruff, mypy and import-linter
 	ruff check .
 	ruff format --check .
@@ -85,7 +92,7 @@ docs: $(VENV)/.dev ## Check the documentation's commands, links and examples; UP
 	PIPECRYPT_UPDATE_DOCS=$(UPDATE) pytest tests/test_docs.py tests/interop
 
 clean: ## Remove the virtual environment, the demo and all caches
-	rm -rf $(VENV) .venv-system .venv-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo
+	rm -rf $(VENV) .venv-system .venv-lowest .compiled .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where the machine lacks ensurepip (Debian without python3-venv), the machine's own pip fills the environment, or that of

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import FrameType
 from typing import Annotated, Any, Final
 
@@ -51,7 +52,9 @@ app.add_typer(config_app, name="config")
 
 def _show_version(value: bool) -> None:
     if value:
-        show({"version": __version__}, lambda: [f"{_PROGRAM} {__version__}"])
+        # The library that mypyc makes for all compiled modules; see docs/decisions/0061-a-compiled-engine.md.
+        engine = "" if find_spec("pipecrypt__mypyc") is None else " (compiled)"
+        show({"version": __version__}, lambda: [f"{_PROGRAM} {__version__}{engine}"])
         raise typer.Exit
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
@@ -48,8 +48,7 @@ class AppendSink(Protocol):
         """
 
 
-@runtime_checkable
-class CopiesRanges(Protocol):
+class CopiesRanges(AppendSink, Protocol):
     """A second power of an AppendSink: the system copies from another file, and nobody sees the bytes."""
 
     def copy_range(self, descriptor: int, start: int, length: int) -> None:

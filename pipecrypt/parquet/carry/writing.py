@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
-from typing import Final, Protocol, Self, TypeAlias
+from typing import Final, Protocol, Self, TypeAlias, TypeGuard
 
 from pipecrypt.crypto.digest import DigestAlgorithm, Digester
 from pipecrypt.parquet.carry.reading import ReadAhead, allocate_buffer
@@ -32,6 +32,11 @@ _MOST_WRITES: Final = 8
 
 def ignore_bytes(count: int) -> None:
     """Take progress and do nothing with it."""
+
+
+def _copies_ranges(sink: AppendSink) -> TypeGuard[CopiesRanges]:
+    """Return whether a sink has that power; asked once a file, so not by `isinstance`, which looks at all names."""
+    return hasattr(sink, "copy_range")
 
 
 @dataclass(slots=True)
@@ -82,7 +87,7 @@ class Body:
         self._ahead: ReadAhead | None = None
         self._sink = sink
         # What is digested must be seen, and nearly all that is copied is digested.
-        self._copies = sink if digests is None and isinstance(sink, CopiesRanges) else None
+        self._copies = sink if digests is None and _copies_ranges(sink) else None
         self._on_bytes = on_bytes
         self._buffers = [memoryview(b""), memoryview(b"")]
         self._room = self._buffers[0]

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.errors import (
@@ -34,6 +34,7 @@ from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
 
 __all__ = [
+    "MOST_CIPHERS",
     "OpenedCheck",
     "OpenedFile",
     "as_tampering",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
+# Expanded keys are kept: metadata, pages and indexes of a chunk follow each other. Each takes about a KiB.
+MOST_CIPHERS: Final = 2048
 
 
 def resolve_prefix(sealed: SealedFooter, aad_prefix: bytes | None) -> bytes:
@@ -103,6 +106,7 @@ class OpenedFile:
         self._data_keys: list[DataKey] = []
         self._shared_keys: dict[tuple[int, bytes], DataKey] = {}
         self._chunk_keys: dict[tuple[int, int], DataKey] = {}
+        self._ciphers: dict[tuple[int, int], MessageCipher] = {}
         self._sealed_columns: set[int] = set()
         self._clear_columns: set[int] = set()
         self._footer_key_metadata = sealed.key_metadata
@@ -138,6 +142,7 @@ class OpenedFile:
 
     def close(self) -> None:
         """Wipe all keys. Safe to call twice."""
+        self._ciphers.clear()
         if self._footer_key is not None:
             self._footer_key.wipe()
         for key in self._data_keys:
@@ -276,11 +281,18 @@ class OpenedFile:
 
     def cipher_at(self, row_group: int, column: int) -> MessageCipher:
         """Return the cipher of an encrypted chunk whose row group was opened before."""
-        return MessageCipher(self._chunk_keys[row_group, column])
+        place = (row_group, column)
+        return self._ciphers.get(place) or self._expand(place, self._chunk_keys[place])
 
     def cipher(self, chunk: Chunk) -> MessageCipher:
         """Return the cipher of an encrypted chunk."""
-        return MessageCipher(self.key_of(chunk))
+        return self._ciphers.get(chunk.ordinals) or self._expand(chunk.ordinals, self.key_of(chunk))
+
+    def _expand(self, place: tuple[int, int], key: DataKey) -> MessageCipher:
+        if len(self._ciphers) >= MOST_CIPHERS:
+            self._ciphers.clear()
+        cipher = self._ciphers[place] = MessageCipher(key)
+        return cipher
 
     def _open_metadata(self, chunk: Chunk) -> None:
         sealed = chunk.entry.binary(ColumnChunk.ENCRYPTED_COLUMN_METADATA)

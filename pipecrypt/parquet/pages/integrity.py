@@ -75,7 +75,8 @@ class SegmentDigests:
     def put(self, place: SegmentPlace, hex_digest: str) -> None:
         """Keep the digest of a part."""
         with self._lock:
-            self._digests[_range_of(self._places, place)] = bytes.fromhex(hex_digest)
+            at = _start_of(self._places, place)
+            self._digests[at : at + DIGEST_BYTES] = bytes.fromhex(hex_digest)
             self._missing -= 1
 
     def lengthen(self, row_group: int, column: int, pages_bytes: int) -> None:
@@ -151,7 +152,8 @@ class ExpectedDigests:
         Raises:
             IntegrityError: it is another; names row group and column.
         """
-        if self._digests[_range_of(self._places, place)] != bytes.fromhex(hex_digest):
+        at = _start_of(self._places, place)
+        if self._digests[at : at + DIGEST_BYTES] != bytes.fromhex(hex_digest):
             row_group, column, kind = place
             what = f"{_KIND_NAMES[kind]}{self._name_of(row_group, column)}"
             raise IntegrityError(f"{what} was changed after it was written: its digest is another")
@@ -186,12 +188,12 @@ def _find(places: array[int], place: SegmentPlace) -> int | None:
     return at if at < len(places) and places[at] == code else None
 
 
-def _range_of(places: array[int], place: SegmentPlace) -> slice:
-    """Return where in all digests that of a part is."""
+def _start_of(places: array[int], place: SegmentPlace) -> int:
+    """Return where in all digests that of a part begins."""
     at = _find(places, place)
     if at is None:
         raise AssertionError("this part was not expected")
-    return slice(at * DIGEST_BYTES, (at + 1) * DIGEST_BYTES)
+    return at * DIGEST_BYTES
 
 
 def _decode_longer(document: Document, count: int) -> Iterable[tuple[tuple[int, int], int]]:

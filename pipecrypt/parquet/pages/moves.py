@@ -38,7 +38,7 @@ from pipecrypt.parquet.wire.modules import (
     open_module,
     seal_module,
 )
-from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct, encode_zigzag
+from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_struct, encode_varint, encode_zigzag
 from pipecrypt.parquet.wire.thrift_read import Allowance, read_list_start, read_struct, read_zigzag
 
 __all__ = [
@@ -286,10 +286,10 @@ def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:
             new_size = encode_zigzag(read_zigzag(size, 0)[0] + growth) if growth else size
         else:  # numbers are compared as they are encoded, which is faster than to decode them
             old_start, old_bytes, start, new_bytes = next(places)
-            if offset != encode_zigzag(old_start) or size != encode_zigzag(old_bytes):
+            if offset != encode_varint(old_start << 1) or size != encode_varint(old_bytes << 1):
                 raise IndexError
-            new_size = encode_zigzag(new_bytes)
-        pieces.append(b"%c%b%c%b%b" % (_OFFSET_FIELD, encode_zigzag(start), _SIZE_FIELD, new_size, row))
+            new_size = encode_varint(new_bytes << 1)
+        pieces.append(b"%c%b%c%b%b" % (_OFFSET_FIELD, encode_varint(start << 1), _SIZE_FIELD, new_size, row))
         count -= 1
     if count:
         raise IndexError

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.carry.writing import Body
 from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile
 from pipecrypt.parquet.footer.row_groups import Chunk, locate_pages, row_count
@@ -131,11 +130,10 @@ class _Decryption(TableWalk):
 
     def _read_index(self, segment: Segment, data: bytes) -> bytes:
         opened, place = self._opened, (segment.row_group, segment.column)
-        key = opened.key_at(*place)
-        if key is not None:
+        if opened.key_at(*place) is not None:
             aad = opened.aad.module(index_module(segment), *place)
             what = f"{'offset' if segment.is_offset_index else 'column'} index of {opened.row_groups.what(*place)}"
-            return open_module(MessageCipher(key), memoryview(data), aad, what)
+            return open_module(opened.cipher_at(*place), memoryview(data), aad, what)
         if self._digests is not None:
             self._digests.check(segment.place, data)
         return data

@@ -11,6 +11,7 @@ from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.footer.columns import LeafColumn
+from pipecrypt.parquet.footer.opened import MOST_CIPHERS
 from pipecrypt.parquet.footer.row_groups import Chunk
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.protocols import DataKeys
@@ -25,8 +26,6 @@ __all__ = ["WritingKeys"]
 
 _KeyPlace = tuple[int, int | None]  # column, and the row group where each has a key of its own
 _KeyAndMetadata = tuple[DataKey, bytes]
-# Expanded keys are kept for what follows the pages: metadata and indexes. Each takes about a KiB.
-_MOST_CIPHERS: Final = 2048
 _NO_KEY: Final = b""
 
 
@@ -133,7 +132,7 @@ class WritingKeys:
         return None if made is None else self._ciphers.get(place) or self._expand(place, made[0])
 
     def _expand(self, place: _KeyPlace | None, key: DataKey) -> MessageCipher:
-        if len(self._ciphers) >= _MOST_CIPHERS:
+        if len(self._ciphers) >= MOST_CIPHERS:
             self._ciphers.clear()
         cipher = self._ciphers[place] = MessageCipher(key)
         return cipher
