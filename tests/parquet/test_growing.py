@@ -24,6 +24,7 @@ from tests.parquet.world import (
     MemorySource,
     RandomKeys,
     all_columns,
+    changes_the_engine,
     decrypt,
     only,
     parquet_bytes,
@@ -119,6 +120,7 @@ def test_another_schema_is_refused() -> None:
         grow(files, all_columns(), RandomKeys())
 
 
+@changes_the_engine
 def test_more_row_groups_than_ordinals_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipecrypt.parquet.footer.row_groups.MAX_ORDINALS", 6)
     grow(slices(sample_table(600), 100), all_columns(), RandomKeys())

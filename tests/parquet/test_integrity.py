@@ -37,6 +37,7 @@ from tests.parquet.world import (
     MemorySource,
     RandomKeys,
     all_columns,
+    changes_the_engine,
     decrypt,
     encrypt,
     every_row_group,
@@ -272,6 +273,7 @@ def test_without_the_footers_key_digests_are_still_compared() -> None:
 # --- what is shown
 
 
+@changes_the_engine
 def test_a_piece_is_checked_once_with_its_whole_chunk_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     keys, checked = RandomKeys(), list[tuple[int, int, int]]()
     data = encrypt(small_file(), only("email", digest=SHA256), keys)

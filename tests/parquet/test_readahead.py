@@ -9,7 +9,18 @@ from pipecrypt.parquet.carry.reading import ReadAhead, allocate_buffer
 from pipecrypt.parquet.files import decrypt_file, encrypt_file
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode
 from pipecrypt.vocabulary.context import Context, new_dataset_id
-from tests.parquet.world import FillingSource, MemorySink, RandomKeys, all_columns, only, parquet_bytes, sample_table
+from tests.parquet.world import (
+    FillingSource,
+    MemorySink,
+    RandomKeys,
+    all_columns,
+    changes_the_engine,
+    only,
+    parquet_bytes,
+    sample_table,
+)
+
+pytestmark = changes_the_engine
 
 _WINDOW_BYTES = 700
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +25,11 @@ _PLACE = os.environ.get("PIPECRYPT_VECTORS")
 VECTORS = Path(_PLACE) if _PLACE else Path(__file__).parents[3] / "shared" / "vectors"
 DATA = VECTORS / "parquet-testing" / "data"
 BAD_DATA = VECTORS / "parquet-testing" / "bad_data"
+
+# Compiled code has its constants in it, and its classes cannot be changed.
+changes_the_engine = pytest.mark.skipif(
+    find_spec("pipecrypt__mypyc") is not None, reason="changes constants or methods of modules that are compiled"
+)
 
 needs_vectors = pytest.mark.skipif(not DATA.is_dir(), reason=f"the Parquet test files are not at {VECTORS}")
 
