@@ -157,11 +157,18 @@ class FsspecStore(Store):
     # ---- writing ----
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open a new file."""
         place = self._at(path)
-        return RemotePublication(place, self._open_filesystem(place), overwrite=overwrite, token=token or new_token())
+        remote, token = self._open_filesystem(place), token or new_token()
+        return RemotePublication(place, remote, overwrite=overwrite, token=token, is_free=is_free)
 
     def replace(self, data: bytes, path: str = "", *, expected: Revision | None) -> None:
         """Let a small file appear, if there is what was read there before."""

@@ -69,6 +69,7 @@ class S3Publication(Publication):
         remote: its file system.
         overwrite: whether it may replace another one.
         expected_bytes: about how large it will be, where that is known; chooses the size of parts.
+        is_free: whether it is known that nothing is there.
 
     It replaces what was there when this was made, and nothing that appeared since.
 
@@ -78,9 +79,15 @@ class S3Publication(Publication):
     """
 
     def __init__(
-        self, location: Location, remote: RemoteFilesystem, *, overwrite: bool, expected_bytes: int | None = None
+        self,
+        location: Location,
+        remote: RemoteFilesystem,
+        *,
+        overwrite: bool,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> None:
-        """Look at what is there; make nothing yet."""
+        """Look at what is there, unless that is known; make nothing yet."""
         super().__init__(location)
         self._overwrite = overwrite
         self._settings = remote.settings
@@ -91,7 +98,7 @@ class S3Publication(Publication):
         self._buffer = bytearray()
         self._upload: PartUpload | None = None
         with map_errors(f"cannot write {self.name}"):
-            self._condition = self._look()
+            self._condition = condition(None) if is_free else self._look()
 
     def _look(self) -> Mapping[str, str]:
         """Return what must hold when the object appears: a request that was held back replaces nothing newer."""
@@ -277,14 +284,20 @@ class S3Store(FsspecStore):
         return kind(remote, source, reads_all=reads_all)
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open a new object; it replaces what is there now, and nothing that appears since."""
         place = self._at(path)
         remote = self._open_filesystem(place)
         if not remote.is_s3:
-            return super().write(path, overwrite=overwrite, token=token, expected_bytes=expected_bytes)
-        return S3Publication(place, remote, overwrite=overwrite, expected_bytes=expected_bytes)
+            return super().write(path, overwrite=overwrite, token=token, is_free=is_free)
+        return S3Publication(place, remote, overwrite=overwrite, expected_bytes=expected_bytes, is_free=is_free)
 
     def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> int:
         """Replace everything from `body_end` on; the store copies what is before, where it can."""
