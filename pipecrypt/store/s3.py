@@ -13,7 +13,7 @@ at most 10,000 parts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from pipecrypt.store.conditional import (
     settle,
 )
 from pipecrypt.store.filesystem import RemoteFilesystem, bare_tag, fingerprint_of, look_up, pinned_version
-from pipecrypt.store.fsspec import FsspecStore, RemoteRanges
+from pipecrypt.store.fsspec import FsspecStore, RemoteRanges, find_files
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import changed, describe, map_errors, occupied, replaced_meanwhile, unknown_outcome
 from pipecrypt.store.protocol import Ranges, SourceFile
@@ -42,6 +42,7 @@ from pipecrypt.store.s3_object import (
     condition,
     copied_ranges,
     first_part_bytes,
+    list_objects,
     part_bytes,
 )
 from pipecrypt.vocabulary.retry import error_code, http_status, is_transient
@@ -276,6 +277,10 @@ def _was_refused(error: Exception) -> bool:
 
 class S3Store(FsspecStore):
     """Objects of S3, past the file objects of s3fs; see `Store`."""
+
+    def _find_below(self, remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
+        # Where nothing is below a path, fsspec's way asks twice more whether the path itself is an object.
+        return find_files(remote, partial(list_objects, remote)) if remote.is_s3 else find_files(remote)
 
     def open(self, source: SourceFile, *, reads_all: bool = False) -> Ranges:
         """Open a pinned object: every range is asked for on condition that it is still the pinned one."""
