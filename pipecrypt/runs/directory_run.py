@@ -305,6 +305,7 @@ class DirectoryRun:
             state.sink,
             state.signers,
             state.earlier,
+            found=state.there,
             replaces=lambda path: goes(path) and (not asks or path in known or self._is_own_file(path)),
             covers=partial(covers, self._policy),
         )

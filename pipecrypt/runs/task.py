@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeAlias
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import OutOfMemoryError, StorageError
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
+from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.parquet.policy import EncryptionPolicy
@@ -35,7 +35,7 @@ __all__ = [
     "chosen_columns",
     "file_done",
     "run_task",
-    "task_id",
+    "task_ids",
     "write_one_file",
 ]
 
@@ -74,10 +74,11 @@ def chosen_columns(file: RangeSource, policy: EncryptionPolicy) -> SourceShape:
         ColumnNotFoundError: the policy names a column that is not there.
         PipecryptError: the footer cannot be read.
     """
-    footer, _ = read_plain_footer(file)
-    leaves = leaf_columns(footer, file.name)
+    footer, _ = read_plain_footer(file, opens_row_groups=False)
+    row_groups = RowGroups(footer, file.name)
+    leaves = row_groups.leaves
     columns = tuple(zip(leaves, choose_keys(policy, leaves, file.name), strict=True))
-    return SourceShape(columns, len(RowGroups(footer, file.name)))
+    return SourceShape(columns, len(row_groups))
 
 
 class Kind(Protocol):
@@ -317,19 +318,27 @@ _FIRST_NAMES: Final = {"BlobEncryption": "ChunkEncryption"}
 _AS_THEY_ARE: Final[Mapping[str, str]] = {}
 
 
-def task_id(source: SourceFile, path: str, kind: Kind, spellings: Mapping[str, str] = _AS_THEY_ARE) -> str:
-    """Return the id of a task: 64 hex digits, the same for the same source, unchanged, the same output and policy.
+def task_ids(spellings: Mapping[str, str] = _AS_THEY_ARE) -> Callable[[SourceFile, str, Kind], str]:
+    """Return what gives tasks their ids: 64 hex digits, the same for the same source, unchanged, output and policy.
 
-    Which dataset the output belongs to is not part of it: a run that is resumed continues the dataset that it finds.
+    It takes the pinned input, the path of the output below the sink, and what is done. Which dataset the output belongs
+    to is not part of an id: a run that is resumed continues the dataset that it finds.
 
     Args:
-        source: the input, pinned.
-        path: of the output below the sink.
-        kind: what is done.
         spellings: how key references, and what stands before their `#`, were written, by what they became.
     """
-    pinned = [_ID_VERSION, source.relative_path, source.size_bytes, source.fingerprint, path, _plain(kind, spellings)]
-    return digest(json.dumps(pinned, sort_keys=True, separators=(",", ":")).encode())
+    # Most tasks of a run share what is done, which takes longest to write.
+    last: tuple[Kind | None, str] = (None, "")
+
+    def id_of(source: SourceFile, path: str, kind: Kind) -> str:
+        nonlocal last
+        if last[0] is not kind:
+            last = kind, json.dumps(_plain(kind, spellings), sort_keys=True, separators=(",", ":"))
+        pinned = [_ID_VERSION, source.relative_path, source.size_bytes, source.fingerprint, path]
+        start = json.dumps(pinned, separators=(",", ":"))
+        return digest(f"{start[:-1]},{last[1]}]".encode())
+
+    return id_of
 
 
 def _spelled(text: str, spellings: Mapping[str, str]) -> str:

@@ -21,12 +21,12 @@ from pipecrypt.errors import (
     UnsupportedError,
     UsageError,
 )
-from pipecrypt.parquet.footer.entries import Originals, pop_digests, pop_originals, restore_notes
-from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts
-from pipecrypt.parquet.footer.stored import SealedFooter, open_footer
+from pipecrypt.parquet.footer.entries import Originals, entry_values, pop_digests, pop_originals, restore_notes
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts, row_count
+from pipecrypt.parquet.footer.stored import SealedFooter, StoredFooter, open_footer
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.parquet.wire.fields import COLUMN_META_DATA, ColumnChunk, ColumnCrypto
+from pipecrypt.parquet.wire.fields import BLOB_KEY, COLUMN_META_DATA, ColumnChunk, ColumnCrypto
 from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, open_module
 from pipecrypt.parquet.wire.thrift import Struct
 from pipecrypt.parquet.wire.thrift_read import read_struct
@@ -37,6 +37,7 @@ __all__ = [
     "OpenedCheck",
     "OpenedFile",
     "as_tampering",
+    "count_rows",
     "resolve_prefix",
 ]
 
@@ -164,6 +165,11 @@ class OpenedFile:
         _logger.warning("%s names AES_GCM_CTR_V1: nothing authenticates its pages", name)
 
     @property
+    def holds_blob(self) -> bool:
+        """Whether this is not a table, but the bytes of another file in chunks."""
+        return bool(entry_values(self.footer, BLOB_KEY))
+
+    @property
     def data_key_count(self) -> int:
         """How many data keys were opened, the footer's included."""
         return len(self._data_keys) + 1
@@ -286,6 +292,25 @@ class OpenedFile:
         plaintext = open_module(self.cipher(chunk), memoryview(sealed), aad, what)
         chunk.metadata, end = read_struct(plaintext, 0, COLUMN_META_DATA, what, allowance=chunk.allowance)
         chunk.stored_metadata = plaintext if end == len(plaintext) else None
+
+
+def count_rows(stored: StoredFooter, *, keys: DataKeys, aad_prefix: bytes | None) -> int:
+    """Return the rows of a table, encrypted or not; the footer is authenticated where its key is at hand.
+
+    Raises:
+        FormatError: malformed.
+        UsageError: the file holds no table.
+        AccessError: the footer is encrypted, and its key is missing or was refused.
+        IntegrityError: the footer was changed after it was written.
+    """
+    if stored.sealed is None:
+        if stored.metadata is None:
+            raise AssertionError("a footer that is not encrypted is readable")
+        return row_count(stored.metadata, stored.name)
+    with OpenedFile(stored.sealed, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True) as opened:
+        if opened.holds_blob:
+            raise UsageError(f"{stored.name} holds the bytes of another file, no table")
+        return row_count(opened.footer, stored.name)
 
 
 def _open_key(keys: DataKeys, key_metadata: bytes, context: Context, what: str) -> DataKey:

@@ -251,14 +251,19 @@ def _sha256(stored: bytes | bytearray, ending: bytes) -> str:
     return digester.hexdigest()
 
 
-def read_plain_footer(source: RangeSource) -> tuple[Struct, int]:
+def read_plain_footer(source: RangeSource, *, opens_row_groups: bool = True) -> tuple[Struct, int]:
     """Return the footer of a plaintext file, and where it begins.
+
+    Args:
+        source: the file.
+        opens_row_groups: whether the row groups of a small one are opened at once: who works with them needs them all.
 
     Raises:
         AlreadyEncryptedError: the file is encrypted.
         FormatError: no Parquet file, truncated, or malformed.
     """
-    footer = parse_footer(read_footer_bytes(source), small_shape=_SMALL_PLAIN_FOOTER)
+    small_shape = _SMALL_PLAIN_FOOTER if opens_row_groups else FILE_META_DATA
+    footer = parse_footer(read_footer_bytes(source), small_shape=small_shape)
     if footer.sealed is not None or footer.metadata is None:
         raise AlreadyEncryptedError(f"{source.name} is already encrypted")
     return footer.metadata, footer.body_end
