@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipecrypt.dataset.verify.report import PolicySummary, Unchecked, VerifyReport
     from pipecrypt.errors import UncheckedWarning
     from pipecrypt.keys.credentials import Credentials
+    from pipecrypt.keys.held_keys import Session
     from pipecrypt.parquet.report import KeyBytes
     from pipecrypt.reading.dataset import EncryptedDataset
     from pipecrypt.reading.dataset import open_dataset as open
@@ -88,6 +89,7 @@ __all__ = [
     "RunFinished",
     "RunStarted",
     "SchemaDrift",
+    "Session",
     "SignedStatement",
     "StageSeconds",
     "Summary",
@@ -130,6 +132,7 @@ _MODULES = {
     "pipecrypt.dataset.verify.report": ("PolicySummary", "Unchecked", "VerifyReport"),
     "pipecrypt.errors": ("UncheckedWarning",),
     "pipecrypt.keys.credentials": ("Credentials",),
+    "pipecrypt.keys.held_keys": ("Session",),
     "pipecrypt.parquet.report": ("KeyBytes",),
     "pipecrypt.reading.dataset": ("EncryptedDataset", "open"),
     "pipecrypt.reading.filesystem": ("PipecryptFileSystem",),

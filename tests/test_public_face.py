@@ -49,6 +49,8 @@ _NOT_PART_OF_THE_FACE = {
     "FileDone.signable": "what the driver signs",
     "PipecryptFileSystem.use": "for pipecrypt.open",
     "PipecryptFileSystem.view": "for pipecrypt.open",
+    "Session.lend": "for key sessions",
+    "Session.lend_keks": "for key sessions",
     "TaskCall.setup": "a call is called, whatever is in it",
     "TaskCall.task": "likewise",
 }

@@ -352,6 +352,8 @@ def build_spec(
             resumes=resumes,
             on_source_change=OnSourceChange(model.run.on_source_change),
             split_bytes=model.run.split_bytes,
+            files_in_flight=model.run.files_in_flight,
+            memory_bytes=model.run.memory,
             executor=ExecutorKind(model.run.executor),
             address=model.run.address,
             attempts=model.run.attempts,

@@ -11,7 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipecrypt.runs.spec.options import DEFAULT_ATTEMPTS, DEFAULT_WORKER_WAIT_SECONDS, MAX_ATTEMPTS
+from pipecrypt.runs.spec.options import (
+    DEFAULT_ATTEMPTS,
+    DEFAULT_WORKER_WAIT_SECONDS,
+    MAX_ATTEMPTS,
+    MAX_FILES_IN_FLIGHT,
+)
 from pipecrypt.runs.spec.policy import parse_validity
 
 __all__ = [
@@ -194,6 +199,14 @@ class RunModel(_Model):
     split_bytes: _Count | None = Field(
         default=None,
         description="cut Parquet sources of at least twice this size into tasks of about this size, by row groups",
+    )
+    files_in_flight: Annotated[int, Field(ge=1, le=MAX_FILES_IN_FLIGHT), BeforeValidator(_no_boolean)] | None = Field(
+        default=None,
+        description="files that each process is at work on at once; default: several where the store is not local",
+    )
+    memory: _Count | None = Field(
+        default=None,
+        description="bytes that files at work may take in all processes together; default: a quarter of the machine's",
     )
     only_writer: bool = Field(
         default=False,

@@ -13,7 +13,7 @@ from typing import overload
 
 from pipecrypt.config.load import LoadedConfig, build_spec, hints_about_paths, load_config
 from pipecrypt.errors import StorageAccessError, UsageError
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
 from pipecrypt.runs.files import encrypt_spec
 from pipecrypt.runs.plan.preview import PlanReport, check_keys, preview_sources, read_saved_plan, report_plan
 from pipecrypt.runs.report.events import Event, Summary, ignore
@@ -74,7 +74,7 @@ def run_config(
         only_tasks = None if plan is None else read_saved_plan(plan, spec.sink)
         return run(
             replace(spec, only_tasks=only_tasks),
-            credentials=Credentials.from_environment() if credentials is None else credentials,
+            credentials=given_credentials(credentials),
             on_event=ignore if on_event is None else on_event,
             map_tasks=map_tasks,
         )
@@ -301,7 +301,7 @@ def check_config(
         loaded = load_config(path, os.environ if environ is None else environ)
         return _described(loaded, build_spec(loaded))
     with _configured(path, environ) as (loaded, spec):
-        check_keys(spec.policy, Credentials.from_environment())
+        check_keys(spec.policy, given_credentials(None))
         _check_sink(loaded, spec.sink)
         files, first = preview_sources(spec)
         columns, delimiter = _columns(loaded, first), first.delimiter

@@ -9,6 +9,9 @@ Where they come from, first found counts:
 3. PIN of a token: PIPECRYPT_PKCS11_PIN, the file that a key reference names, the prompt. Never what is a passphrase:
    tokens lock after some wrong tries.
 
+What was derived from a passphrase is remembered in this process for PIPECRYPT_UNLOCKED_SECONDS after it was used last:
+60 by default, up to 3600, and not at all where that is 0.
+
 Where a keystore gets another secret, that comes from PIPECRYPT_NEW_PASSPHRASE, PIPECRYPT_NEW_PASSPHRASE_FILE,
 PIPECRYPT_NEW_KEY_FILE or the prompt, likewise. A passphrase for something new has at least 8 characters, the least that
 NIST SP 800-63B asks of secrets that people choose; what exists opens with whatever it was made with.
@@ -19,15 +22,20 @@ from __future__ import annotations
 import errno
 import hmac
 import logging
+import math
 import os
 import stat
+import threading
 import unicodedata
+import weakref
 from collections.abc import Callable, Hashable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
 
 from pipecrypt.errors import KeystoreError, PassphraseError, StorageError, UsageError
+from pipecrypt.keys.derived_keys import DERIVED_KEYS
 from pipecrypt.vocabulary.documents import decode_base64
 from pipecrypt.vocabulary.once import warn_once
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
@@ -36,8 +44,10 @@ __all__ = [
     "MAX_PRIVATE_FILE_BYTES",
     "PASSPHRASE_VARIABLE",
     "PIN_VARIABLE",
+    "UNLOCKED_SECONDS_VARIABLE",
     "Credentials",
     "file_failure",
+    "given_credentials",
     "read_private_file",
 ]
 
@@ -45,6 +55,9 @@ PASSPHRASE_VARIABLE: Final = "PIPECRYPT_PASSPHRASE"  # noqa: S105 - a name, no s
 PASSPHRASE_FILE_VARIABLE: Final = "PIPECRYPT_PASSPHRASE_FILE"  # noqa: S105 - a name, no secret
 KEY_FILE_VARIABLE: Final = "PIPECRYPT_KEY_FILE"
 PIN_VARIABLE: Final = "PIPECRYPT_PKCS11_PIN"
+UNLOCKED_SECONDS_VARIABLE: Final = "PIPECRYPT_UNLOCKED_SECONDS"
+_UNLOCKED_SECONDS: Final = 60.0
+_MOST_UNLOCKED_SECONDS: Final = 3600.0
 _NEW: Final = MappingProxyType(
     {
         name: name.replace("PIPECRYPT_", "PIPECRYPT_NEW_")
@@ -67,7 +80,7 @@ class Credentials:
         prompt: asks a person for a passphrase, given what it is for; None where nobody can answer.
     """
 
-    __slots__ = ("_answers", "_derived", "_environ", "_from_file", "_prompt")
+    __slots__ = ("__weakref__", "_answers", "_derived", "_environ", "_from_file", "_lock", "_prompt")
 
     def __init__(self, environ: Mapping[str, str], prompt: Callable[[str], str] | None = None) -> None:
         """Copy the environment; nothing is read or asked yet."""
@@ -75,7 +88,9 @@ class Credentials:
         self._prompt = prompt
         self._answers: dict[str, str] = {}
         self._from_file: str | None = None
-        self._derived: dict[Hashable, DataKey] = {}
+        self._derived: dict[tuple[Hashable, str], DataKey] = {}
+        self._lock = threading.Lock()  # of what was derived
+        _ALIVE.add(self)
 
     @classmethod
     def from_environment(cls, prompt: Callable[[str], str] | None = None) -> Self:
@@ -86,6 +101,11 @@ class Credentials:
     def environ(self) -> Mapping[str, str]:
         """The environment, for key services that have variables of their own."""
         return self._environ
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether they open nothing any more, as those of a `Session` that was closed."""
+        return False
 
     def passphrase(self, label: str) -> str:
         """Return the passphrase for what `label` names; a person is asked once for each label.
@@ -131,6 +151,12 @@ class Credentials:
             PassphraseError: one is given and empty, or its file cannot be read.
         """
         return self._given_passphrase() is not None or label in self._answers
+
+    def adopt_answers(self, others: Credentials) -> None:
+        """Ask whom the others ask, and not for what they know."""
+        self._prompt = others._prompt
+        self._answers.update(others._answers)
+        self._from_file = others._from_file
 
     def for_new_secret(self) -> Credentials:
         """Return what holds the other secret of a keystore that gets one, under the names of an only one."""
@@ -190,19 +216,37 @@ class Credentials:
                 f"key file {path} holds no 256-bit key", hint="make one with: head -c 32 /dev/urandom > FILE"
             ) from None
 
-    def derive_once(self, name: Hashable, derive: Callable[[], DataKey]) -> DataKey:
-        """Return a copy of what `derive` made for `name`, deriving on the first call only.
+    def derive_once(self, name: Hashable, secret: str, derive: Callable[[], DataKey]) -> DataKey:
+        """Return a copy of what `derive` made, deriving on the first call only.
 
-        Key services use it for slow derivations, so that ten keys of one keystore cost one. `forget` ends it.
+        Key services use it for slow derivations, so that ten keys of one keystore cost one. `forget` ends it here; this
+        process remembers it for a while: see `derived_keys`.
+
+        Args:
+            name: tells apart what is derived from one secret; not secret itself.
+            secret: what the key is derived from.
+            derive: derives it.
+
+        Raises:
+            UsageError: PIPECRYPT_UNLOCKED_SECONDS is not a number of seconds.
         """
-        if name not in self._derived:
-            self._derived[name] = derive()
-        return DataKey(self._derived[name].expose_key_bytes())
+        with self._lock:
+            if (name, secret) not in self._derived:
+                seconds = self._unlocked_seconds()
+                made = DERIVED_KEYS.get(name, secret, derive, seconds) if seconds else derive()
+                self._derived[name, secret] = made
+            return DataKey(self._derived[name, secret].expose_key_bytes())
 
     def forget(self) -> None:
         """Wipe what was derived; passphrases stay."""
-        while self._derived:
-            self._derived.popitem()[1].wipe()
+        with self._lock:
+            while self._derived:
+                self._derived.popitem()[1].wipe()
+
+    def begin_anew(self) -> None:
+        """Forget all keys in a process that was forked: a thread that is not there may have held a lock."""
+        self._lock = threading.Lock()
+        self.forget()
 
     def __repr__(self) -> str:
         """Show nothing."""
@@ -223,10 +267,45 @@ class Credentials:
             self._from_file = _read_passphrase(path)
         return self._from_file
 
+    def _unlocked_seconds(self) -> float:
+        text = self._environ.get(UNLOCKED_SECONDS_VARIABLE, "")
+        try:
+            seconds = float(text) if text else _UNLOCKED_SECONDS
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds <= _MOST_UNLOCKED_SECONDS:
+            raise UsageError(
+                f"{UNLOCKED_SECONDS_VARIABLE} is {text!a}",
+                hint=f"give a number of seconds from 0, which remembers nothing, to {_MOST_UNLOCKED_SECONDS:.0f}",
+            )
+        return seconds
+
     def _ask(self, label: str) -> str:
         if self._prompt is None:
             raise PassphraseError(f"no {label} is given")
         return _checked(self._prompt(label), label)
+
+
+_ALIVE: Final[weakref.WeakSet[Credentials]] = weakref.WeakSet()
+
+
+def _begin_all_anew() -> None:
+    for credentials in tuple(_ALIVE):
+        credentials.begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_all_anew)
+
+# The credentials of the innermost `with` block of a Session, on this thread.
+ACTIVE: Final[ContextVar[Credentials | None]] = ContextVar("pipecrypt.keys.active", default=None)
+
+
+def given_credentials(credentials: Credentials | None) -> Credentials:
+    """Return what a caller gave; else the Session in whose `with` block this is; else those of this process."""
+    active = ACTIVE.get()
+    if credentials is None and active is not None and not active.is_closed:
+        return active
+    return Credentials.from_environment() if credentials is None else credentials
 
 
 def _rebuild(environ: dict[str, str], answers: dict[str, str], from_file: str | None) -> Credentials:

@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from pipecrypt.crypto.aead import MAX_INVOCATIONS, MessageCipher, random_bytes
 from pipecrypt.crypto.digest import digest
@@ -43,10 +43,20 @@ from pipecrypt.vocabulary.documents import encode_base64
 from pipecrypt.vocabulary.printable import quoted
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
-__all__ = ["KEKCache", "KEKLimits", "Keyring", "RequestOrigin", "WritingKEKs", "WrongKEKs"]
+__all__ = [
+    "KEKCache",
+    "KEKLimits",
+    "Keyring",
+    "LendsKeys",
+    "RequestOrigin",
+    "WritingKEKs",
+    "WrongKEKs",
+    "wipe_versions",
+]
 
 _MAX_KNOWN: Final = 4096
 _KNOWN_SECONDS: Final = 60.0
+_REOPEN_HINT: Final = "work inside of its with block; in a forked process, open files and writers anew"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +165,17 @@ class WrongKEKs:
 _Result = TypeVar("_Result")
 
 
+class LendsKeys(Protocol):
+    """Holds keys that are open already."""
+
+    @property
+    def lendings(self) -> int:
+        """Changes when all that was lent before is no longer there."""
+
+    def lend(self, reference: str | KeyReference) -> MasterKey | ExplicitKeys | None:
+        """Return a key that it holds, and keeps; None for any other."""
+
+
 class Keyring:
     """All keys that a caller configured; nothing else is ever asked.
 
@@ -163,13 +184,24 @@ class Keyring:
         credentials: what opens the key services.
         services: key services by scheme that are asked before the built-in ones.
         wrong: counts what a master key did not wrap; by default for as long as this lives.
+        lender: holds keys that are open already, and keeps them.
 
     Raises:
         KeyReferenceError: a reference is malformed, or has an unknown scheme.
         AccessError: a key is missing, or the credentials do not open it.
     """
 
-    __slots__ = ("_by_reference", "_explicit", "_master_keys", "_opened", "_wrong", "service_calls")
+    __slots__ = (
+        "_by_reference",
+        "_explicit",
+        "_lender",
+        "_lendings",
+        "_lent",
+        "_master_keys",
+        "_opened",
+        "_wrong",
+        "service_calls",
+    )
 
     def __init__(
         self,
@@ -177,9 +209,13 @@ class Keyring:
         credentials: Credentials,
         services: KeyServices | None,
         wrong: WrongKEKs | None = None,
+        lender: LendsKeys | None = None,
     ) -> None:
         """Open all references; what derives slowly is derived once for all of them."""
         self._wrong = wrong or WrongKEKs(KEKLimits(), time.monotonic)
+        self._lender = lender
+        self._lendings = 0 if lender is None else lender.lendings
+        self._lent: set[str] = set()
         self.service_calls = 0
         self._opened: dict[str, MasterKey | ExplicitKeys] = {}
         self._by_reference: dict[str, MasterKey] = {}
@@ -187,12 +223,20 @@ class Keyring:
         self._explicit: list[ExplicitKeys] = []
         try:
             for text, reference in {str(each): each for each in references}.items():
-                self._add(text, open_key_reference(reference, credentials, services=services))
+                lent = None if lender is None else lender.lend(reference)
+                if lent is not None:
+                    self._lent.add(text)
+                self._add(text, lent or open_key_reference(reference, credentials, services=services))
         except BaseException:
             self.wipe()
             raise
         finally:
             credentials.forget()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the lender has not taken back what it lent."""
+        return self._lender is None or self._lender.lendings == self._lendings
 
     def master_key(self, key_reference: str | KeyReference) -> MasterKey:
         """Return the master key of one of the references.
@@ -200,6 +244,7 @@ class Keyring:
         Raises:
             UsageError: it names keys that only open files.
         """
+        self._check_usable()
         master_key = self._by_reference.get(str(key_reference))
         if master_key is None:
             if str(key_reference) not in self._opened:
@@ -295,10 +340,10 @@ class Keyring:
         )
 
     def wipe(self) -> None:
-        """Wipe what key services hold in this process, and forget all keys."""
-        for opened in (*self._opened.values(), *self._master_keys.values()):
-            if isinstance(opened, Wipeable):
-                opened.wipe()
+        """Wipe what key services hold in this process, but for what was lent, and forget all keys."""
+        for text, opened in self._opened.items():
+            if text not in self._lent:
+                wipe_versions(opened)
         self._opened.clear()
         self._by_reference.clear()
         self._master_keys.clear()
@@ -310,8 +355,7 @@ class Keyring:
             self._explicit.append(opened)
         if isinstance(opened, MasterKey):
             self._by_reference[key_reference] = opened
-            earlier_versions: Callable[[], tuple[MasterKey, ...]] = getattr(opened, "earlier_versions", tuple)
-            for master_key in (*earlier_versions(), opened):
+            for master_key in _versions(opened):
                 # A public key never takes the place of its private half, which answers to the same id.
                 if not (_seals_only(master_key) and master_key.id in self._master_keys):
                     self._master_keys[master_key.id] = master_key
@@ -341,7 +385,12 @@ class Keyring:
         ]
         return ", ".join(named) or "no key was given"
 
+    def _check_usable(self) -> None:
+        if not self.is_usable:
+            raise UsageError("the Session that this key is of was closed, or its process forked", hint=_REOPEN_HINT)
+
     def _call(self, call: Callable[[], _Result], what: str | KeyReference) -> _Result:
+        self._check_usable()
         self.service_calls += 1
         with mapped_errors(quoted(str(what))):
             return call()
@@ -349,6 +398,18 @@ class Keyring:
 
 def _seals_only(master_key: MasterKey) -> bool:
     return getattr(master_key, "seals_only", False)
+
+
+def _versions(newest: MasterKey) -> tuple[MasterKey, ...]:
+    earlier_versions: Callable[[], tuple[MasterKey, ...]] = getattr(newest, "earlier_versions", tuple)
+    return (*earlier_versions(), newest)
+
+
+def wipe_versions(opened: MasterKey | ExplicitKeys) -> None:
+    """Wipe what a key service holds in this process of a key, and of the versions before it."""
+    for each in _versions(opened) if isinstance(opened, MasterKey) else (opened,):
+        if isinstance(each, Wipeable):
+            each.wipe()
 
 
 @dataclass(slots=True)
@@ -432,7 +493,7 @@ class WritingKEKs:
         also: key references that each KEK is wrapped for, too.
     """
 
-    __slots__ = ("_also", "_clock", "_grants", "_keks", "_keyring", "_limits")
+    __slots__ = ("_also", "_clock", "_grants", "_keks", "_keyring", "_limits", "_untaken")
 
     def __init__(
         self, keyring: Keyring, limits: KEKLimits, clock: Callable[[], float], also: Sequence[str | KeyReference]
@@ -444,6 +505,12 @@ class WritingKEKs:
         self._also = tuple(dict.fromkeys(also))
         self._keks: dict[tuple[str, str], _WritingKEK] = {}
         self._grants: list[Grant] = []
+        self._untaken = 0  # from this one on
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """All KEKs, wrapped for the further master keys."""
+        return tuple(self._grants)
 
     def wrap(self, key_reference: str | KeyReference, key: DataKey, context: Context, dataset_id: str | None) -> bytes:
         """Return the `key_metadata` of a data key.
@@ -466,7 +533,7 @@ class WritingKEKs:
 
     def take_grants(self) -> tuple[Grant, ...]:
         """Return the KEKs made since the last call, wrapped for the further master keys."""
-        made, self._grants = tuple(self._grants), []
+        made, self._untaken = tuple(self._grants[self._untaken :]), len(self._grants)
         return made
 
     def wipe(self) -> None:

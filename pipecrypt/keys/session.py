@@ -25,6 +25,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import MAX_TRIED, Grant, check_strengths
+from pipecrypt.keys.held_keys import Session
 from pipecrypt.keys.keyring import KEKCache, KEKLimits, Keyring, RequestOrigin, WritingKEKs, WrongKEKs
 from pipecrypt.keys.material import (
     MAX_KEY_METADATA_BYTES,
@@ -75,12 +76,14 @@ class KeySession:
 
     __slots__ = (
         "__weakref__",
+        "_calls_taken",
         "_dataset_id",
         "_granted",
         "_keyring",
         "_lock",
         "_origin",
         "_reader",
+        "_shares_keks",
         "_unwrapped",
         "_writing",
     )
@@ -97,17 +100,21 @@ class KeySession:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open all references."""
-        limits = limits or KEKLimits()
+        lender = credentials if services is None and isinstance(credentials, Session) else None
         self._dataset_id = dataset_id
         self._reader = MaterialReader()
         # Held during service calls too: two threads that meet the same new KEK make one call, and no KEK is wiped
         # while another thread uses it.
-        self._lock = threading.Lock()
-        self._unwrapped = KEKCache(limits, clock)
+        self._lock = threading.Lock() if lender is None else lender.turn
+        self._shares_keks = lender is not None and limits is None and dataset_id is None and not also
+        limits = limits or KEKLimits()
+        self._unwrapped, wrong = KEKCache(limits, clock), WrongKEKs(limits, clock)
+        if lender is not None and self._shares_keks:
+            self._unwrapped, wrong = lender.lend_keks(references)
         self._origin = RequestOrigin()  # of all that comes without a file
         # Master key and wrapped KEK as files name them -> those of the grant that opened it in their place.
         self._granted: dict[tuple[str, str], tuple[str, str]] = {}
-        self._keyring = Keyring([*references, *also], credentials, services, WrongKEKs(limits, clock))
+        self._keyring = Keyring([*references, *also], credentials, services, wrong, lender)
         self._writing = WritingKEKs(self._keyring, limits, clock, also)
         try:
             if dataset_id is not None or also:  # all of them are to wrap new keys
@@ -116,11 +123,26 @@ class KeySession:
         except BaseException:
             self.close()
             raise
+        self._calls_taken = self._keyring.service_calls
 
     @property
     def service_calls(self) -> int:
         """How many calls to key services this session made, failed ones included."""
         return self._keyring.service_calls
+
+    def take_service_calls(self) -> int:
+        """Return how many calls were made since the last time, or since the session was opened.
+
+        Of several files that are at work at once, one takes those of all, so that they add up.
+        """
+        with self._lock:
+            before, self._calls_taken = self._calls_taken, self._keyring.service_calls
+            return self._calls_taken - before
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether its keys are there: not where they were lent by a `Session` that was closed meanwhile."""
+        return self._keyring.is_usable
 
     def master_key_id(self, key_reference: str | KeyReference) -> str:
         """Return what data files store of the master key that a reference names.
@@ -234,6 +256,12 @@ class KeySession:
             context = Context(dataset_id=dataset_id, path="")
             return kek_text(dataset_id, self._keyring.wrap(key_reference, kek, context))
 
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """All KEKs made so far, wrapped for the further master keys: one of another file may be in use by this one."""
+        with self._lock:
+            return self._writing.grants
+
     def take_grants(self) -> tuple[Grant, ...]:
         """Return the KEKs made since the last call, wrapped for the further master keys; the caller stores them."""
         with self._lock:
@@ -263,7 +291,8 @@ class KeySession:
         """Wipe all keys. Safe to call twice."""
         with self._lock:
             self._writing.wipe()
-            self._unwrapped.wipe()
+            if not self._shares_keks:
+                self._unwrapped.wipe()
             self._keyring.wipe()
 
     def __enter__(self) -> Self:

@@ -34,7 +34,8 @@ from pipecrypt.errors import (
     PipecryptError,
     UsageError,
 )
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
+from pipecrypt.keys.held_keys import Session
 from pipecrypt.keys.material import KeyMaterial, parse_key_metadata
 from pipecrypt.parquet.files import BlobView, TableView
 from pipecrypt.reading.filesystem import PipecryptFileSystem
@@ -44,6 +45,7 @@ from pipecrypt.store.filesystem import open_filesystem_for_others, path_for_othe
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.protocol import SourceFile
+from pipecrypt.vocabulary.in_flight import AT_ONCE, map_in_flight
 
 __all__ = ["EncryptedDataset", "open_dataset"]
 
@@ -91,6 +93,7 @@ class EncryptedDataset:
         self._verified = verified
         self._files = files
         self._fs = fs
+        self._is_remote = not location.is_local
         self._paths = [_path(file) for file in files]
         try:
             with self._beside_runs():
@@ -173,9 +176,12 @@ class EncryptedDataset:
 
     @cached_property
     def num_rows(self) -> int:
-        """Rows of all files; counting opens every file's footer, once."""
-        with self._beside_runs(), arrow_errors(self._location.display):
-            return int(self._dataset.count_rows())
+        """Rows of all files: as they were signed; else as each file's footer says, of which no page is read."""
+        if self._signed is not None:
+            return sum(self._signed[path].entry.rows for path in self._paths)
+        with arrow_errors(self._location.display):
+            at_once = AT_ONCE if self._is_remote else 1
+            return sum(map_in_flight(self._fs.count_rows, self._paths, name="footer", at_once=at_once))
 
     def dataset(self) -> ds.Dataset:
         """Return the `pyarrow.dataset.Dataset`, for whatever reads one. It can be read until this is closed."""
@@ -337,7 +343,8 @@ def open_dataset(
     """
     location = Location(os.fspath(url), storage_options or {})
     asked = given_trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
-    requirements = checks_of(asked, os.environ, credentials or Credentials.from_environment()).requirements
+    given = given_credentials(credentials)
+    requirements = checks_of(asked, os.environ, given).requirements
     # What was read is what counts: a keystore is not read again, and perhaps without the secret.
     read = asked if requirements is None else replace(asked, keys=requirements.trust.texts)
     shown: dict[str, Any] = {"keys": keys, "trust": read, "on_missing_key": on_missing_key, "aad_prefix": aad_prefix}
@@ -346,8 +353,9 @@ def open_dataset(
         files, signed, origin = _list(location, requirements)
         target = open_filesystem_for_others(files[0].location)
         fs = PipecryptFileSystem(fs=target, **shown, skip_instance_cache=True)
-        if credentials is not None or signed is not None:
-            fs.use(credentials=credentials, signed=signed)
+        # Threads of pyarrow open files too, and know nothing of a Session that is active here.
+        chosen = given if credentials is not None or isinstance(given, Session) else None
+        fs.use(credentials=chosen, signed=signed, listed={_path(file): file for file in files})
         return EncryptedDataset(
             location,
             files,

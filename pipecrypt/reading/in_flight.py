@@ -21,7 +21,8 @@ from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import ColumnNotFoundError, FormatError, IntegrityError, NotEncryptedError, UsageError
 from pipecrypt.formats.batches import batches_of
 from pipecrypt.formats.row_groups import encode_row_groups
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
+from pipecrypt.keys.held_keys import Session
 from pipecrypt.keys.session import FileKeys, KeySession
 from pipecrypt.parquet.files import FileEncryption, TableView, open_table_view
 from pipecrypt.parquet.footer.columns import match_columns
@@ -181,12 +182,14 @@ class _SessionCache:
         self, purpose: str, references: tuple[str, ...], credentials: Credentials | None
     ) -> tuple[KeySession, str]:
         """Return a session for a purpose, "read" or "write", and the dataset id of all batches that it writes."""
+        given = given_credentials(credentials)
         environment = ((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES))
-        opener: Hashable = tuple(sorted(environment)) if credentials is None else id(credentials)
+        is_own = credentials is None and not isinstance(given, Session)
+        opener: Hashable = tuple(sorted(environment)) if is_own else id(given)
         name = (purpose, references, opener)
         with self._lock:
+            self._drop_unusable()
             if name not in self._kept:
-                given = Credentials.from_environment() if credentials is None else credentials
                 dataset_id = new_dataset_id()
                 written = dataset_id if purpose == "write" else None
                 session = KeySession(references, credentials=given, dataset_id=written)
@@ -196,6 +199,11 @@ class _SessionCache:
             while len(self._kept) > _MOST_SESSIONS:
                 self._kept.popitem(last=False)
             return self._kept[name][:2]
+
+    def _drop_unusable(self) -> None:
+        """Wipe the keys of a Session that was closed."""
+        for name in [name for name, (session, _, _) in self._kept.items() if not session.is_usable]:
+            self._kept.pop(name)[0].close()
 
     def _begin_anew(self) -> None:
         # A forked process has a KEK of its own: two processes that share one would not know how often it was used.

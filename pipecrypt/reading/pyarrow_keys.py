@@ -15,7 +15,7 @@ from typing import Any, Final
 import pyarrow.parquet.encryption as pe
 
 from pipecrypt.errors import UsageError
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
 from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.opened import OpenedFile
@@ -66,7 +66,7 @@ def crypto_factory(keys: Sequence[str], *, credentials: Credentials | None = Non
         KeyReferenceError: a reference cannot be parsed.
         AccessError: a key is missing, or the credentials do not open it.
     """
-    session = KeySession(listed_keys(keys), credentials=credentials or Credentials.from_environment())
+    session = KeySession(listed_keys(keys), credentials=given_credentials(credentials))
     factory = pe.CryptoFactory(lambda _configuration: _SessionClient(session))
     # A pyarrow whose factory takes no weak references leaves the session to the end of the process.
     with contextlib.suppress(TypeError):
@@ -114,7 +114,7 @@ def expose_data_keys(path: str, keys: Sequence[str], *, credentials: Credentials
         KeyNotFoundError: a key is missing.
     """
     found = find_file(Location(path))
-    session_credentials = credentials or Credentials.from_environment()
+    session_credentials = given_credentials(credentials)
     with open_range_source(found) as source, KeySession(keys, credentials=session_credentials) as session:
         sealed = read_sealed_footer(source)
         with OpenedFile(sealed, keys=keys_of_file(found.location, session), aad_prefix=None) as opened:

@@ -15,7 +15,7 @@ from pipecrypt.dataset.signed_file import SignedFile, check_file, check_when_ope
 from pipecrypt.dataset.signed_sources import find_signed_source, open_signed_source
 from pipecrypt.dataset.trust import VerifyMode
 from pipecrypt.errors import ColumnNotFoundError, ConflictError, FormatError, UnsupportedError, UsageError
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import TableView, open_table_view
 from pipecrypt.parquet.footer.columns import match_columns
@@ -175,7 +175,7 @@ def read_rows(
     with ExitStack() as stack:
         found, signed, ranges = _open_ranges(location, checks.requirements, stack)
         source = CheckedSource(ranges)
-        session = stack.enter_context(KeySession(keys, credentials=credentials or Credentials.from_environment()))
+        session = stack.enter_context(KeySession(keys, credentials=given_credentials(credentials)))
         view = open_table_view(
             source,
             keys=keys_of_file(found.location, session),

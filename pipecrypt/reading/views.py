@@ -23,9 +23,11 @@ from pipecrypt.dataset.signed_sources import SignedRanges, first_signed
 from pipecrypt.dataset.trust import Trust, VerifyMode
 from pipecrypt.errors import ConflictError, IntegrityError, PipecryptError, StorageError, UsageError
 from pipecrypt.formats.compression import ZstdCodec
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
+from pipecrypt.keys.held_keys import Session
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import BlobView, ChunkCache, MissingKeys, is_parquet, open_view
+from pipecrypt.parquet.footer.opened import count_rows
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.reading.statements import Statements
 from pipecrypt.reading.view_file import FileView
@@ -214,12 +216,14 @@ class _OpenKeys:
 
     Args:
         references: of the keys.
+        credentials: what opened the keys.
         session: opens the keys.
         checks: what is checked.
         statements: say what was signed; None where nothing is compared.
     """
 
     references: tuple[str, ...]
+    credentials: Credentials
     session: KeySession
     checks: Checks
     statements: Statements | None
@@ -296,6 +300,24 @@ class Views:
             warn_unchecked()
         return view
 
+    def count_rows(self, file: StoredFile) -> int:
+        """Return the rows of a table, as its footer says; no column's key is opened for it, and no view is kept.
+
+        Raises:
+            UsageError: the file holds no table.
+            FormatError: no Parquet file, truncated or malformed.
+            AccessError: the footer is encrypted, and its key is missing or was refused.
+            IntegrityError: the footer was changed after it was written.
+            StorageError: the storage failed.
+        """
+        current = self._open_current()
+        stored = read_stored_footer(FileRanges(file))
+        keys = keys_of_object(file.fs, file.path, current.session)
+        rows = count_rows(stored, keys=keys, aad_prefix=self._options.aad_prefix)
+        if stored.sealed is not None and current.checks.warns:
+            warn_unchecked()
+        return rows
+
     def known(self, file: StoredFile) -> tuple[FileView | None] | None:
         """Return the view in a tuple if it was opened before and the file is still the same, else None."""
         with self._lock:
@@ -346,21 +368,29 @@ class Views:
             return None if requirements is None else requirements.trust.texts
 
     def _open_current(self) -> _OpenKeys:
-        credentials = self._credentials or Credentials.from_environment()
-        references = self._options.keys
-        if references is None:
-            references = tuple(credentials.environ.get(_KEYS_VARIABLE, "").split())
         with self._session_lock:
             if self._is_closed:
                 raise _closed()
             self._read_trust()
             current = self._open_keys
-            if current is None or current.references != references or current.statements is not self._statements:
+            credentials = self._current_credentials()
+            references = self._options.keys
+            if references is None:
+                references = tuple(credentials.environ.get(_KEYS_VARIABLE, "").split())
+            is_outdated = current is None or not current.session.is_usable or current.references != references
+            if current is None or is_outdated or current.statements is not self._statements:
                 with self._lock:
                     self._close_current()
                 session = KeySession(references, credentials=credentials)
-                self._open_keys = current = _OpenKeys(references, session, self._checks, self._statements)
+                current = _OpenKeys(references, credentials, session, self._checks, self._statements)
+                self._open_keys = current
             return current
+
+    def _current_credentials(self) -> Credentials:
+        current = self._open_keys
+        if current is not None and isinstance(current.credentials, Session) and current.session.is_usable:
+            return current.credentials  # also on threads where it is not the active one
+        return given_credentials(self._credentials)
 
     def _close_current(self) -> None:
         for _, _, view in self._views.values():
@@ -380,7 +410,7 @@ class Views:
             self._statements = self._new_statements()
 
     def _read_checks(self, asked: Trust) -> Checks:
-        return checks_of(asked, os.environ, self._credentials or Credentials.from_environment())
+        return checks_of(asked, os.environ, given_credentials(self._credentials))
 
     def _new_statements(self) -> Statements | None:
         requirements = self._checks.requirements

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pipecrypt.dataset.requirements import checks_of, warn_unchecked
 from pipecrypt.dataset.trust import Trust, given_trust
 from pipecrypt.errors import UsageError
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
 from pipecrypt.runs.report.events import Event, Summary, ignore
 from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import Reading, RunOptions
@@ -67,7 +67,7 @@ def encrypt(
         workers=workers,
         accept_future_statement=accept_future_statement,
     )
-    return run(spec, credentials=credentials or Credentials.from_environment(), on_event=on_event)
+    return run(spec, credentials=given_credentials(credentials), on_event=on_event)
 
 
 def encrypt_spec(
@@ -149,7 +149,7 @@ def decrypt(
         PipecryptError: see `pipecrypt.errors`; no partial file is left in the sink.
     """
     asked = given_trust(trust, threshold=threshold, verify=verify, min_version=min_version, dataset_id=dataset_id)
-    given = credentials or Credentials.from_environment()
+    given = given_credentials(credentials)
     spec = DecryptSpec(
         source=Location.of(source, source_options),
         sink=Location.of(sink, sink_options),

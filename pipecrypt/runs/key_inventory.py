@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipecrypt.dataset.share.kek_search import find_encrypted_data
 from pipecrypt.dataset.share.key_usage import DatasetUsage, GrantProofs, KeyUsage, UsageClaims
 from pipecrypt.errors import ConflictError
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
 from pipecrypt.keys.keystores import KeystoreEntry, find_doomed, remove_keys, usable_beside
 from pipecrypt.keys.session import KeySession
 from pipecrypt.store.location import Location, Place
@@ -92,7 +92,7 @@ def destroy_keys(
         ConflictError: only grants claim that something else opens the data.
         PipecryptError: see `pipecrypt.errors`; nothing was removed.
     """
-    given = credentials or Credentials.from_environment()
+    given = given_credentials(credentials)
     doomed = find_doomed(reference, version, given, prove=not dry_run)
     ids = frozenset(each.master_key_id for each in doomed)
     claims = [UsageClaims(find_encrypted_data(Location.of(dataset, None), None)) for dataset in datasets]

@@ -30,6 +30,7 @@ from pipecrypt.runs.report.report import RunCollector, store_report
 from pipecrypt.runs.report.run_id import current_run_id, new_run_id, running
 from pipecrypt.runs.spec.spec import EncryptSpec, Spec
 from pipecrypt.runs.workers.executor import OnEvent, run_here
+from pipecrypt.runs.workers.limits import flight_limits, needs_no_workers
 from pipecrypt.runs.workers.local import WorkerSetup, run_in_processes
 from pipecrypt.runs.workers.remote import MapTasks, RemoteSetup, run_mapped
 from pipecrypt.store.publication import new_token
@@ -235,12 +236,14 @@ def run_tasks(
     """
     # A single file is done here: without a lock nobody may do it twice.
     is_mapped = map_tasks is not None and plan.may_travel
+    if not plan.is_on_cluster and not is_mapped and needs_no_workers(plan):
+        plan = replace(plan, workers=1)
     # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. No key is made,
     # though a service may be asked what an alias stands for; what a person types is remembered for the workers.
     with plan.keys.open(credentials) as session:
         on_ready()
         if plan.workers == 1 and not plan.is_on_cluster and not is_mapped:
-            return run_here(plan.tasks, on_event, session, interruption)
+            return run_here(plan.tasks, on_event, session, interruption, flight_limits(plan))
     options = plan.options
     if map_tasks is not None and is_mapped:
         return run_mapped(plan.tasks, on_event, _remote_setup(plan), map_tasks)
@@ -257,7 +260,7 @@ def run_tasks(
             attempts=options.attempts,
             wait_seconds=options.worker_wait_seconds,
         )
-    setup = WorkerSetup(os.getcwd(), plan.keys, credentials)
+    setup = WorkerSetup(os.getcwd(), plan.keys, credentials, limits=flight_limits(plan))
     return run_in_processes(plan.tasks, on_event, setup, workers=plan.workers, attempts=options.attempts)
 
 

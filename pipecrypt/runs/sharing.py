@@ -19,7 +19,7 @@ from pipecrypt.dataset.share.kek_search import find_encrypted_data, search_keks
 from pipecrypt.dataset.trust import Trust, given_trust
 from pipecrypt.dataset.version import VerifiedVersion
 from pipecrypt.errors import KeyNotFoundError, KeyReferenceError, NotEncryptedError, UsageError
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
 from pipecrypt.keys.keyring import Keyring
 from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.deep_rotation import DeepRotation, DeepSummary, rotate_deeply
@@ -123,7 +123,7 @@ def grant(
         PipecryptError: see `pipecrypt.errors`; no grant was added.
     """
     started = time.perf_counter()
-    given, opening = credentials or Credentials.from_environment(), listed_keys(keys)
+    given, opening = given_credentials(credentials), listed_keys(keys)
     place = _find(dataset, options, trust, given)
     return _share(place, opening, to, operation="grant", dataset_ids=dataset_ids, credentials=given, started=started)
 
@@ -168,7 +168,7 @@ def rotate(
         PipecryptError: as `grant`.
     """
     started = time.perf_counter()
-    given = credentials or Credentials.from_environment()
+    given = given_credentials(credentials)
     if not deep and (also or sign or accept_future_statement):
         raise UsageError(
             "also, sign and accept_future_statement belong to a deep rotation", hint="set deep, or leave them out"
@@ -220,7 +220,7 @@ def revoke(
         KeyNotFoundError: there is no grant for it.
         PipecryptError: see `pipecrypt.errors`; no grant was removed.
     """
-    given = credentials or Credentials.from_environment()
+    given = given_credentials(credentials)
     place = _find(dataset, options, _UNCHECKED, given)
     location, manifest = place.grants, place.manifest
     existing = place.read_grants()

@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeAlias
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import OutOfMemoryError, StorageError
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
+from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.stored import read_plain_footer
 from pipecrypt.parquet.policy import EncryptionPolicy
@@ -35,7 +35,7 @@ __all__ = [
     "chosen_columns",
     "file_done",
     "run_task",
-    "task_id",
+    "task_ids",
     "write_one_file",
 ]
 
@@ -74,10 +74,11 @@ def chosen_columns(file: RangeSource, policy: EncryptionPolicy) -> SourceShape:
         ColumnNotFoundError: the policy names a column that is not there.
         PipecryptError: the footer cannot be read.
     """
-    footer, _ = read_plain_footer(file)
-    leaves = leaf_columns(footer, file.name)
+    footer, _ = read_plain_footer(file, opens_row_groups=False)
+    row_groups = RowGroups(footer, file.name)
+    leaves = row_groups.leaves
     columns = tuple(zip(leaves, choose_keys(policy, leaves, file.name), strict=True))
-    return SourceShape(columns, len(RowGroups(footer, file.name)))
+    return SourceShape(columns, len(row_groups))
 
 
 class Kind(Protocol):
@@ -183,7 +184,7 @@ class Task:
 
     def again(self) -> Task:
         """Return the task for another attempt, which replaces what the one before may have published."""
-        return self.with_target(replace(self.target, is_repeated=True))
+        return self.with_target(replace(self.target, is_repeated=True, is_free=False))
 
 
 def run_task(
@@ -244,7 +245,7 @@ def write_one_file(
     Raises:
         PipecryptError: as `run_task`.
     """
-    calls_before, share = session.service_calls, task.kind.share_bytes
+    share = task.kind.share_bytes
     progress, clock = _Progress(on_bytes, share), StageClock()
     with task.target.open(expected_bytes=task.input_bytes or None) as publication:
         output = SignableOutput(publication, session, task.kind.policy)
@@ -253,7 +254,7 @@ def write_one_file(
         clock.worked([report])
         on_bytes(max(task.input_bytes - progress.bytes_done, 0))  # what the engine does not count: the footer
         publication.publish(just_before=before_publishing)
-    return file_done(task, session, clock, [written], calls_before=calls_before, source_bytes=[share])
+    return file_done(task, session, clock, [written], source_bytes=[share])
 
 
 def file_done(
@@ -262,7 +263,6 @@ def file_done(
     clock: StageClock,
     written: Sequence[WrittenFile],
     *,
-    calls_before: int,
     source_bytes: Sequence[int | None],
     bad_rows: int = 0,
 ) -> FileDone:
@@ -273,7 +273,6 @@ def file_done(
         session: its keys.
         clock: begun with the task.
         written: its files.
-        calls_before: how many calls the session had made when the task began.
         source_bytes: how much of the input went into each file; None for what the engine read.
         bad_rows: rows of the input that were left out.
     """
@@ -282,13 +281,13 @@ def file_done(
         task.id,
         parts_of(
             written,
-            service_calls=session.service_calls - calls_before,
+            service_calls=session.take_service_calls(),
             seconds=clock.seconds(),
             source_bytes=source_bytes,
             bad_rows=bad_rows,
         ),
         signable=tuple(noted for file in written for noted in file.signable),
-        grants=session.take_grants(),
+        grants=session.grants,
         stages=stages,
         bytes_by_key=bytes_by_key(reports),
         clear=reports[0].clear_columns,  # all files of one source have its columns
@@ -319,19 +318,27 @@ _FIRST_NAMES: Final = {"BlobEncryption": "ChunkEncryption"}
 _AS_THEY_ARE: Final[Mapping[str, str]] = {}
 
 
-def task_id(source: SourceFile, path: str, kind: Kind, spellings: Mapping[str, str] = _AS_THEY_ARE) -> str:
-    """Return the id of a task: 64 hex digits, the same for the same source, unchanged, the same output and policy.
+def task_ids(spellings: Mapping[str, str] = _AS_THEY_ARE) -> Callable[[SourceFile, str, Kind], str]:
+    """Return what gives tasks their ids: 64 hex digits, the same for the same source, unchanged, output and policy.
 
-    Which dataset the output belongs to is not part of it: a run that is resumed continues the dataset that it finds.
+    It takes the pinned input, the path of the output below the sink, and what is done. Which dataset the output belongs
+    to is not part of an id: a run that is resumed continues the dataset that it finds.
 
     Args:
-        source: the input, pinned.
-        path: of the output below the sink.
-        kind: what is done.
         spellings: how key references, and what stands before their `#`, were written, by what they became.
     """
-    pinned = [_ID_VERSION, source.relative_path, source.size_bytes, source.fingerprint, path, _plain(kind, spellings)]
-    return digest(json.dumps(pinned, sort_keys=True, separators=(",", ":")).encode())
+    # Most tasks of a run share what is done, which takes longest to write.
+    last: tuple[Kind | None, str] = (None, "")
+
+    def id_of(source: SourceFile, path: str, kind: Kind) -> str:
+        nonlocal last
+        if last[0] is not kind:
+            last = kind, json.dumps(_plain(kind, spellings), sort_keys=True, separators=(",", ":"))
+        pinned = [_ID_VERSION, source.relative_path, source.size_bytes, source.fingerprint, path]
+        start = json.dumps(pinned, separators=(",", ":"))
+        return digest(f"{start[:-1]},{last[1]}]".encode())
+
+    return id_of
 
 
 def _spelled(text: str, spellings: Mapping[str, str]) -> str:

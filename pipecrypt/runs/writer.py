@@ -23,7 +23,7 @@ from pipecrypt.errors import InterruptedRunError, UsageError
 from pipecrypt.formats.batches import BatchStream, batches_of
 from pipecrypt.formats.options import EncodeOptions
 from pipecrypt.formats.row_groups import encode_row_groups
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import check_policy
 from pipecrypt.runs.kinds.ingest import encrypt_rows
@@ -292,7 +292,7 @@ class _BatchOutput:
         self._started = time.perf_counter()
         self._sink = sink
         check_sink(policy, sink, max_file_bytes)
-        given = credentials or Credentials.from_environment()
+        given = given_credentials(credentials)
         engine_policy = policy.engine_policy()
         with ExitStack() as stack:
             self._signing = None

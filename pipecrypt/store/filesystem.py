@@ -29,12 +29,14 @@ __all__ = [
     "S3_PROTOCOLS",
     "LocalFile",
     "RemoteFilesystem",
+    "bare_tag",
     "fingerprint_of",
     "is_local_filesystem",
     "look_up",
     "open_filesystem",
     "open_filesystem_for_others",
     "path_for_others",
+    "pinned_version",
     "protocol_of",
     "read_stored",
     "size_of",
@@ -190,8 +192,17 @@ def fingerprint_of(info: Mapping[str, Any]) -> str:
     version = next((info[name] for name in _VERSION_FIELDS if info.get(name) is not None), "")
     if isinstance(version, datetime.datetime):
         version = version.timestamp()
-    text = str(version).removeprefix("W/").strip('"')
-    return f"{info.get('size')}-{text}"
+    return f"{info.get('size')}-{bare_tag(version)}"
+
+
+def pinned_version(fingerprint: str) -> str:
+    """Return what a fingerprint says beside the size: of an S3 object its tag, as `bare_tag` has it."""
+    return fingerprint.partition("-")[2]
+
+
+def bare_tag(version: object) -> str:
+    """Return the text of a tag without its quotes, and without the mark of a weak one."""
+    return str(version).removeprefix("W/").strip('"')
 
 
 def is_local_filesystem(fs: Any) -> bool:

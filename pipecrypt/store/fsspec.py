@@ -54,7 +54,7 @@ from pipecrypt.store.publication import Publication, is_temporary, new_token
 from pipecrypt.vocabulary.ranges import SourceTraits
 from pipecrypt.vocabulary.retry import Retry, TruncatedError, http_status
 
-__all__ = ["FsspecStore", "RemoteRanges", "read_small_object"]
+__all__ = ["FsspecStore", "RemoteRanges", "find_files", "read_small_object"]
 
 _log = logging.getLogger(__name__)
 _ONCE: Final = Retry(0)
@@ -62,6 +62,7 @@ _ONCE: Final = Retry(0)
 _TIME_FIELDS: Final = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 _NANOSECONDS: Final = 1_000_000_000
 _RANGE_NOT_SATISFIABLE: Final = 416  # the object became shorter
+_SMALL_BYTES: Final = 512 << 10  # on their way for about as long as a request waits for its answer
 _LOCK_SUFFIX: Final = ".lock"
 _MAX_LOCK_BYTES: Final = 1024
 _LOCK_TRIES: Final = 40
@@ -103,7 +104,7 @@ class FsspecStore(Store):
     def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
         """Yield everything below a path that is not a directory itself."""
         with self._reach("list", path) as (start, remote):
-            for below, info in _find(remote):
+            for below, info in self._find_below(remote):
                 # An empty object whose name ends so stands for a directory.
                 is_marker = below.endswith("/") and not info.get("size")
                 if info.get("type", "file") != "directory" and below and not is_marker:
@@ -112,6 +113,9 @@ class FsspecStore(Store):
                     except IntegrityError:  # whoever removes or moves what is found must not do so elsewhere
                         source = None
                     yield Entry(start, below, EntryKind.FILE, source)
+
+    def _find_below(self, remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
+        return find_files(remote)
 
     def is_empty(self, *, besides: str | None = None) -> bool:
         """Return whether nothing is at the root, or a directory without files."""
@@ -135,9 +139,9 @@ class FsspecStore(Store):
 
     # ---- reading ----
 
-    def open(self, source: SourceFile) -> Ranges:
+    def open(self, source: SourceFile, *, reads_all: bool = False) -> Ranges:
         """Open a pinned file."""
-        return RemoteRanges(self._open_filesystem(source.location), source)
+        return RemoteRanges(self._open_filesystem(source.location), source, reads_all=reads_all)
 
     def read_start(self, length: int, path: str = "") -> bytes:
         """Return the first bytes of a file."""
@@ -156,11 +160,18 @@ class FsspecStore(Store):
     # ---- writing ----
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open a new file."""
         place = self._at(path)
-        return RemotePublication(place, self._open_filesystem(place), overwrite=overwrite, token=token or new_token())
+        remote, token = self._open_filesystem(place), token or new_token()
+        return RemotePublication(place, remote, overwrite=overwrite, token=token, is_free=is_free)
 
     def replace(self, data: bytes, path: str = "", *, expected: Revision | None) -> None:
         """Let a small file appear, if there is what was read there before."""
@@ -286,10 +297,18 @@ def _replace_on_condition(remote: RemoteFilesystem, place: Location, data: bytes
 # ---- what file systems say ----
 
 
-def _find(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield all that a file system lists below a path, by names relative to it."""
+def find_files(
+    remote: RemoteFilesystem, find: Callable[[], Mapping[str, dict[str, Any]]] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield all that a file system lists below a path, by names relative to it.
+
+    Args:
+        remote: the file system and the path.
+        find: lists it once, by paths of the file system; default: fsspec's way.
+    """
+    find = find or (lambda: remote.fs.find(remote.path, detail=True))
     try:
-        found = remote.retry.call(lambda: remote.fs.find(remote.path, detail=True))
+        found = remote.retry.call(find)
     except (FileNotFoundError, NotADirectoryError):
         return
     base = remote.path.rstrip("/") + "/"
@@ -299,7 +318,7 @@ def _find(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _find_whole_files(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
     """Leave out an empty object that stands for a directory, and what a run that was killed left behind."""
-    for path, info in _find(remote):
+    for path, info in find_files(remote):
         is_other = path.endswith("/") or is_temporary(path.rsplit("/", 1)[-1])
         if info.get("type", "file") == "file" and not is_other:
             yield path, info
@@ -364,16 +383,18 @@ def _start(fs: Any, path: str, length: int, name: str, *, refuse_from: int | Non
 class RemoteRanges:
     """Ranges of an object; all methods may be called on several threads at once.
 
-    The object is looked at before and after; a body that was cut short never counts as whole.
+    The object is looked at before and after; a body that was cut short never counts as whole. A small object is fetched
+    whole by the first read, because a second request takes longer than its bytes.
 
     Args:
         remote: the object.
         source: the same, pinned.
+        reads_all: whether all of it will be read: then it is fetched whole up to the size of the longest range.
     """
 
-    __slots__ = ("_lock", "_pool", "_remote", "_source", "name", "size_bytes", "traits")
+    __slots__ = ("_fetches_whole", "_lock", "_pool", "_remote", "_source", "_whole", "name", "size_bytes", "traits")
 
-    def __init__(self, remote: RemoteFilesystem, source: SourceFile) -> None:
+    def __init__(self, remote: RemoteFilesystem, source: SourceFile, *, reads_all: bool = False) -> None:
         """Ask for nothing yet."""
         self._source = source
         self._remote = remote
@@ -381,7 +402,11 @@ class RemoteRanges:
         self._pool: ThreadPoolExecutor | None = None
         self.name = source.location.display
         self.size_bytes = source.size_bytes
-        self.traits = SourceTraits(reads_in_flight=self._remote.settings.ranges_in_flight)
+        settings = self._remote.settings
+        most = settings.range_bytes if reads_all else min(settings.range_bytes, _SMALL_BYTES)
+        self._fetches_whole = 0 < self.size_bytes <= most
+        self._whole: memoryview | None = None
+        self.traits = SourceTraits(reads_in_flight=0 if self._fetches_whole else settings.ranges_in_flight)
 
     def read_range(self, start: int, length: int) -> memoryview:
         """Return exactly `length` bytes from `start`, in memory of their own.
@@ -392,6 +417,8 @@ class RemoteRanges:
             StorageError: the storage refused or failed.
         """
         check_range(self._source, start, length)
+        if self._fetches_whole:
+            return self._fetched_whole()[start : start + length]
         if length <= self._remote.settings.range_bytes:
             return memoryview(self._fetch(start, length))
         out = memoryview(bytearray(length))
@@ -401,11 +428,16 @@ class RemoteRanges:
     def read_into(self, start: int, out: memoryview) -> None:
         """Fill `out` with the bytes from `start`; raises what `read_range` raises."""
         check_range(self._source, start, len(out))
+        if self._fetches_whole:
+            out[:] = self._fetched_whole()[start : start + len(out)]
+            return
         step = self._remote.settings.range_bytes
         self._fill([(start + at, out[at : at + step]) for at in range(0, len(out), step)])
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the bytes of each range (start, length); raises what `read_range` raises."""
+        if self._fetches_whole:
+            return [self.read_range(start, length) for start, length in ranges]
         step, pieces, found = self._remote.settings.range_bytes, list[tuple[int, memoryview]](), list[memoryview]()
         for start, length in ranges:
             check_range(self._source, start, length)
@@ -414,6 +446,12 @@ class RemoteRanges:
             found.append(out)
         self._fill(pieces)
         return found
+
+    def _fetched_whole(self) -> memoryview:
+        with self._lock:  # several threads may come at once
+            if self._whole is None:
+                self._whole = memoryview(self._fetch(0, self.size_bytes))
+            return self._whole
 
     def _fill(self, pieces: Sequence[tuple[int, memoryview]]) -> None:
         if len(pieces) <= 1:
@@ -441,7 +479,7 @@ class RemoteRanges:
             try:
                 return self._remote.retry.call(lambda: self._fetch_once(start, length))
             except TruncatedError as error:
-                self.check_unchanged()
+                self._look()
                 raise StorageError(
                     f"{self.name}: of the bytes from {start} on, {error}",
                     hint="run again; if this stays, the storage does not serve ranges: copy the file first",
@@ -469,6 +507,9 @@ class RemoteRanges:
             ConflictError: it is not.
             StorageError: the storage refused or failed.
         """
+        self._look()
+
+    def _look(self) -> None:
         with map_errors(f"cannot read {self.name}"):
             info = look_up(self._remote)
         if info is None or fingerprint_of(info) != self._source.fingerprint:
@@ -482,6 +523,7 @@ class RemoteRanges:
         """End the threads, and leave the file system to fsspec, which shares it."""
         self._remote.retry.stop()
         with self._lock:
+            self._whole = None
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)

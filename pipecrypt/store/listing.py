@@ -19,6 +19,7 @@ _NO_FILES_HINT: Final = "names that begin with _ or . are skipped; to reach into
 # Options that lead to another store although the URL is the same.
 _STORE_OPTIONS: Final = ("endpoint_url", "client_kwargs", "host", "port", "account_name", "connection_string")
 _HINT: Final = "choose a sink outside the source"
+_NO_NAMES: Final = frozenset({"", ".", ".."})
 
 
 def list_sources(location: Location, below: Pattern = ALL_PARQUET) -> tuple[SourceFile, ...]:
@@ -123,20 +124,46 @@ def check_outputs(sources: Sequence[SourceFile], outputs: Sequence[Location]) ->
     Raises:
         UsageError: two files would be at one place.
     """
-    inputs = {_place(file.location) for file in sources if not file.location.is_standard_stream}
-    taken: dict[tuple[str, ...], Location] = {}
+    places = _Places()
+    inputs = {places.of(file.location) for file in sources if not file.location.is_standard_stream}
+    taken: dict[tuple[str, str, str], Location] = {}
     for output in outputs:
-        place = _place(output)
+        place = places.of(output)
         if place in inputs:
             raise UsageError(f"{output.display} is one of the source files", hint=_HINT)
         if place in taken:
             raise UsageError(f"two source files would be written to {output.display}", hint="name them apart")
         taken[place] = output
-    for place, output in taken.items():
-        for depth in range(2, len(place)):
-            if (above := taken.get(place[:depth])) is not None:
+    below = {(store, directory): output for (store, directory, _), output in taken.items()}
+    for (store, start), output in below.items():
+        directory = start
+        while directory.strip("/"):
+            directory, _, name = directory.rpartition("/")
+            if (above := taken.get((store, directory, name))) is not None:
                 what = f"{above.display} would be a file and the directory of {output.display}"
                 raise UsageError(what, hint="name the source files apart")
+
+
+class _Places:
+    """Gives each of many places its one name: storage, directory and file name. A directory is resolved once."""
+
+    def __init__(self) -> None:
+        """Resolve nothing yet."""
+        self._real: dict[str, str] = {}
+
+    def of(self, location: Location) -> tuple[str, str, str]:
+        """Return the name of a place."""
+        if not location.is_local:
+            store, *parts = _place(location)
+            return store, "/".join(parts[:-1]), parts[-1] if parts else ""
+        directory, name = os.path.split(location.local_path)
+        if directory not in self._real:
+            self._real[directory] = os.path.realpath(directory)
+        path = os.path.join(self._real[directory], name)
+        if name in _NO_NAMES or os.path.islink(path):
+            path = os.path.realpath(path)
+        directory, _, name = path.rpartition("/")
+        return "file", directory, name
 
 
 def _reach(source: Location, below: Pattern) -> tuple[Location, Pattern | None]:

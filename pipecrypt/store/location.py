@@ -71,10 +71,7 @@ class Location:
 
     def __post_init__(self) -> None:
         """Refuse what no storage can name, and keep a copy of the options that nobody else changes."""
-        if not self.url or "\0" in self.url:
-            raise UsageError(
-                f"{self.url!r} is not a path or URL", hint="give a path or a URL such as s3://bucket/folder/"
-            )
+        _check_url(self.url)
         object.__setattr__(self, "options", dict(self.options))
 
     @classmethod
@@ -93,8 +90,8 @@ class Location:
     @property
     def is_local(self) -> bool:
         """Whether this names a file of the operating system."""
-        if self.is_standard_stream:
-            return False
+        if "://" not in self.url:
+            return self.url != STANDARD_STREAM
         return self.url.startswith(_LOCAL_PREFIXES) or _SCHEME.match(self.url) is None
 
     @property
@@ -122,20 +119,25 @@ class Location:
         """The path for the operating system."""
         if not self.is_local:
             raise AssertionError("only a local location has a path")
-        return os.path.expanduser(self.written_path) or "/"
+        path = self.written_path
+        return (os.path.expanduser(path) if path.startswith("~") else path) or "/"
 
     @property
     def written_path(self) -> str:
         """The path as it was written, `~` and all, of a local location."""
         path = self.url
-        for prefix in _LOCAL_PREFIXES:
-            path = path.removeprefix(prefix)
+        if "://" in path:
+            for prefix in _LOCAL_PREFIXES:
+                path = path.removeprefix(prefix)
         return path
 
     @property
     def name(self) -> str:
         """The last part of the path."""
         if self.is_local:
+            name = self.url.rpartition("/")[2]
+            if name and name.strip(".") and not name.startswith("~"):
+                return name
             return os.path.basename(os.path.abspath(self.local_path))
         # A signed query is not a part of the name: names are written into files and shown.
         url = _without_query(self.url.rsplit("::", 1)[-1])
@@ -187,14 +189,16 @@ class Location:
             IntegrityError: it is absolute, or has an empty part, `.`, `..` or a NUL character.
         """
         parts = self._checked_parts(relative_path)
-        return replace(self, url=self._joined(relative_path), depth=self.depth + len(parts))
+        return self._elsewhere(self._joined(relative_path), self.depth + len(parts))
 
     def listed(self, relative_path: str) -> Self:
         """Return the location of what a storage itself lists below a source, whatever it is called.
 
         Links there are the user's own, and are followed. Nothing is written to such a place.
         """
-        return replace(self, url=self._joined(relative_path), depth=0)
+        url = self._joined(relative_path)
+        _check_url(url)
+        return self._elsewhere(url, 0)
 
     def sibling(self, name: str) -> Self:
         """Return the location of `name` in the same directory.
@@ -205,7 +209,15 @@ class Location:
         if len(self._checked_parts(name)) != 1:
             raise self._leads_out(name)
         parent, slash, _ = self.url.rstrip("/").rpartition("/")
-        return replace(self, url=parent + slash + name, depth=max(1, self.depth))
+        return self._elsewhere(parent + slash + name, max(1, self.depth))
+
+    def _elsewhere(self, url: str, depth: int) -> Self:
+        """Return another place of the same storage, whose URL the caller has checked: options are not copied."""
+        place = object.__new__(type(self))
+        object.__setattr__(place, "url", url)
+        object.__setattr__(place, "options", self.options)
+        object.__setattr__(place, "depth", depth)
+        return place
 
     def _joined(self, relative_path: str) -> str:
         return (self.url if self.url.endswith("/") else self.url + "/") + relative_path
@@ -225,6 +237,11 @@ class Location:
     def __repr__(self) -> str:
         """Show the names of the options only."""
         return f"Location({self.display!r}, options={sorted(self.options)})"
+
+
+def _check_url(url: str) -> None:
+    if not url or "\0" in url:
+        raise UsageError(f"{url!r} is not a path or URL", hint="give a path or a URL such as s3://bucket/folder/")
 
 
 def _without_query(url: str) -> str:
@@ -301,6 +318,7 @@ def transfer_settings(options: Mapping[str, object]) -> TransferSettings:
 # ---- globs ----
 
 _ANY_DEPTH: Final = "**"
+_EVERYTHING: Final = (_ANY_DEPTH, "*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +346,8 @@ class Pattern:
         if names[0] == self.left_out:
             return False
         takes_hidden = self.takes_hidden or names[-1].endswith(self.hidden_suffixes)
+        if self.parts == _EVERYTHING:
+            return takes_hidden or not any(map(_is_hidden, names))
         return len(self.parts) in self._positions(names, takes_hidden=takes_hidden)
 
     def admits_directory(self, names: Sequence[str]) -> bool:
@@ -335,6 +355,8 @@ class Pattern:
         takes_hidden = self.takes_hidden or bool(self.hidden_suffixes)
         if names and names[0] == self.left_out:
             return False
+        if self.parts == _EVERYTHING:
+            return takes_hidden or not any(map(_is_hidden, names))
         return any(position < len(self.parts) for position in self._positions(names, takes_hidden=takes_hidden))
 
     def _positions(self, names: Sequence[str], *, takes_hidden: bool) -> set[int]:
@@ -369,13 +391,13 @@ class Pattern:
 
 # In upper or lower case. Whatever this project writes into a directory ends so: else it would not be found there again.
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
-ALL_PARQUET: Final = Pattern((_ANY_DEPTH, "*"), PARQUET_SUFFIXES)
-EVERY_FILE: Final = Pattern((_ANY_DEPTH, "*"), takes_hidden=True)
+ALL_PARQUET: Final = Pattern(_EVERYTHING, PARQUET_SUFFIXES)
+EVERY_FILE: Final = Pattern(_EVERYTHING, takes_hidden=True)
 
 
 def all_ending(suffixes: tuple[str, ...]) -> Pattern:
     """Return the pattern of all files below a directory whose names end so, in upper or lower case."""
-    return Pattern((_ANY_DEPTH, "*"), suffixes)
+    return Pattern(_EVERYTHING, suffixes)
 
 
 def all_parquet_and_hidden(suffix: str, *, left_out: str) -> Pattern:
@@ -385,7 +407,7 @@ def all_parquet_and_hidden(suffix: str, *, left_out: str) -> Pattern:
         suffix: of names that may be hidden.
         left_out: a directory at the top where none of them counts.
     """
-    return Pattern((_ANY_DEPTH, "*"), PARQUET_SUFFIXES, hidden_suffixes=(suffix,), left_out=left_out)
+    return Pattern(_EVERYTHING, PARQUET_SUFFIXES, hidden_suffixes=(suffix,), left_out=left_out)
 
 
 def has_glob(text: str) -> bool:

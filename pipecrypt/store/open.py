@@ -45,14 +45,16 @@ def open_store(location: Location) -> Store:
     return FsspecStore(location)
 
 
-def open_range_source(source: SourceFile) -> AbstractContextManager[Ranges]:
+def open_range_source(source: SourceFile, *, reads_all: bool = False) -> AbstractContextManager[Ranges]:
     """Open a pinned file, wherever it is; see `Store.opened`."""
-    return open_store(source.location).opened(source)
+    return open_store(source.location).opened(source, reads_all=reads_all)
 
 
 @contextmanager
-def open_source_file(source: SourceFile) -> Iterator[RangeFile | StreamFile]:
+def open_source_file(source: SourceFile, *, reads_all: bool = False) -> Iterator[RangeFile | StreamFile]:
     """Open a pinned file, or standard input; on leaving the block, check that it is still the file that was pinned.
+
+    Arguments are those of `Store.open`.
 
     Raises:
         ConflictError: it is not, or no longer, that file.
@@ -61,7 +63,7 @@ def open_source_file(source: SourceFile) -> Iterator[RangeFile | StreamFile]:
     if source.location.is_standard_stream:
         yield StreamFile(_standard_input(), source.location.display)
         return
-    with open_range_source(source) as opened:
+    with open_range_source(source, reads_all=reads_all) as opened:
         yield RangeFile(opened)
 
 
@@ -179,12 +181,18 @@ class _StandardStreams(FsspecStore):
         """Yield standard input."""
         yield SourceFile(self.root, self.root.name, 0, "")
 
-    def open(self, source: SourceFile) -> Ranges:
+    def open(self, source: SourceFile, *, reads_all: bool = False) -> Ranges:
         """Read all of standard input."""
         return _StandardInput()
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open standard output."""
         return _StandardOutput(self.root)

@@ -171,7 +171,7 @@ class Ranges(DescribedSource, Protocol):
     """A pinned file that is open for reading, until it is closed."""
 
     def check_unchanged(self) -> None:
-        """Look whether the file is still the pinned one.
+        """Look whether the file is still the pinned one, unless each answer of its store says which file it is of.
 
         Raises:
             ConflictError: it is not.
@@ -293,8 +293,12 @@ class Store(Protocol):
             NoRegularFileError: something that counts is a named pipe, a socket or a device.
         """
 
-    def open(self, source: SourceFile) -> Ranges:
+    def open(self, source: SourceFile, *, reads_all: bool = False) -> Ranges:
         """Open a pinned file.
+
+        Args:
+            source: the file.
+            reads_all: whether all of it will be read, so that one of modest size may be fetched by one request.
 
         Raises:
             ConflictError: it is not the file any more that was pinned.
@@ -315,7 +319,13 @@ class Store(Protocol):
         """
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open a new file; nothing is made before the first write, nothing appears before it is published.
 
@@ -324,6 +334,8 @@ class Store(Protocol):
             overwrite: whether it may replace a file.
             token: the run's, for `remove_leftovers`.
             expected_bytes: about how large the file will be, where that is known.
+            is_free: whether the caller knows that nothing is there, and that this store keeps writers apart: then an
+                object store need not be asked, and refuses the file if something is there all the same.
 
         Raises:
             SinkNotEmptyError: the file exists, and may not be replaced.
@@ -435,16 +447,16 @@ class Store(Protocol):
         return None if found is None else found.data
 
     @contextmanager
-    def opened(self, source: SourceFile) -> Iterator[Ranges]:
-        """Open a pinned file; on leaving the block, check that it is still the file that was pinned.
+    def opened(self, source: SourceFile, *, reads_all: bool = False) -> Iterator[Ranges]:
+        """Open a pinned file; on leaving the block, check that what was read is of the file that was pinned.
 
-        The caller publishes what it made from the file only after leaving the block.
+        The caller publishes what it made from the file only after leaving the block. Arguments are those of `open`.
 
         Raises:
             ConflictError: the file is not, or no longer, the one that was pinned. This also replaces an error about the
                 content, which a file that changes under the reader is bound to give.
         """
-        ranges = self.open(source)
+        ranges = self.open(source, reads_all=reads_all)
         try:
             ranges.check_unchanged()
             yield ranges

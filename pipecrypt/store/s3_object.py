@@ -33,6 +33,7 @@ __all__ = [
     "condition",
     "copied_ranges",
     "first_part_bytes",
+    "list_objects",
     "part_bytes",
 ]
 
@@ -177,18 +178,18 @@ class S3Object:
         except FileNotFoundError:
             return
 
-    def get(self, start: int, length: int, tag: str | None) -> bytes:
-        """Return a range of an object that has this tag.
+    def get(self, start: int, length: int, tag: str | None) -> tuple[bytes, str | None]:
+        """Return a range of an object that has this tag, and the tag that the answer names.
 
         Raises:
             TruncatedError: fewer bytes, or more, came.
         """
         pinned = {"IfMatch": tag} if tag else {}
         chosen = {**self._place, "Range": f"bytes={start}-{start + length - 1}", **pinned}
-        data: bytes = sync(self._fs.loop, _get, self._fs, chosen, timeout=self._seconds)
+        data, found = sync(self._fs.loop, _get, self._fs, chosen, timeout=self._seconds)
         if len(data) != length:
             raise TruncatedError(f"{len(data)} bytes came where {length} were asked for")
-        return data
+        return data, found
 
     def remove(self, *, expected: str | None = None) -> None:
         """Remove the object, if it has this tag; see `ConditionalObject`."""
@@ -202,16 +203,23 @@ class S3Object:
         return {**self._fs.s3_additional_kwargs.get("Metadata", {}), WRITE_ID: write_id}
 
 
+def list_objects(remote: RemoteFilesystem) -> dict[str, dict[str, Any]]:
+    """Return what s3fs says about all objects whose names begin with a path and a slash, by their paths."""
+    fs = remote.fs
+    found = sync(fs.loop, fs._lsdir, remote.path.rstrip("/"), delimiter="")
+    return {info["name"]: info for info in found}
+
+
 def copied_ranges(size_bytes: int) -> list[tuple[int, int]]:
     """Return the parts in which an object is copied, as equal as can be, so that none is smaller than S3 allows."""
     count = min(_MOST_COPIED_PARTS, -(-size_bytes // _COPIED_PART_BYTES))
     return list(pairwise(size_bytes * number // count for number in range(count + 1)))
 
 
-async def _get(fs: Any, arguments: dict[str, Any]) -> bytes:
+async def _get(fs: Any, arguments: dict[str, Any]) -> tuple[bytes, str | None]:
     answer = await fs._call_s3("get_object", **arguments)
     async with answer["Body"] as body:
-        return bytes(await body.read())
+        return bytes(await body.read()), answer.get("ETag")
 
 
 async def _get_small(fs: Any, place: dict[str, Any], max_bytes: int) -> tuple[bytes, str] | None:

@@ -12,9 +12,9 @@ import binascii
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, NoReturn, TypeAlias, cast
 
 from pipecrypt.vocabulary.clock import parse_utc
 from pipecrypt.vocabulary.printable import quoted
@@ -38,6 +38,7 @@ _COSTS: Final = ((b"{", 200), (b"[", 96), (b":", 100), (b",", 40), (b'"', 32))
 _COST_FACTOR: Final = 18
 _LEAST_COST: Final = 1 << 20
 _MOST_COST: Final = 288 << 20
+_SHORT_BYTES: Final = _LEAST_COST // max(each for _, each in _COSTS)
 _TIME_CHARACTERS: Final = 64
 _MOST_FLOAT: Final = sys.float_info.max  # Python reads 1e999 as infinity
 JSONValue: TypeAlias = "str | int | float | bool | list[JSONValue] | Document | None"
@@ -132,6 +133,14 @@ class Document:
         """
         return self.integer(name, least=0, most=_MOST_COUNT)
 
+    def counts(self, names: Sequence[str]) -> list[int]:
+        """Return several members at once, each as `count`."""
+        self._check_duplicates()
+        found = [self._members.get(name) for name in names]
+        if all(type(value) is int and 0 <= value <= _MOST_COUNT for value in found):
+            return cast("list[int]", found)
+        return [self.count(name) for name in names]  # says which one is wrong
+
     def number(self, name: str) -> float:
         """Return a member that is a number; the caller bounds it.
 
@@ -204,9 +213,10 @@ class Document:
         Raises:
             DocumentError: there is another.
         """
-        unknown = sorted(set(self).difference(names))
+        self._check_duplicates()
+        unknown = self._members.keys() - set(names)
         if unknown:
-            raise DocumentError(f"{quoted(unknown[0])} is not known")
+            raise DocumentError(f"{quoted(min(unknown))} is not known")
 
     def _list(self, name: str, max_count: int, of: str) -> list[JSONValue]:
         value = self._get(name)
@@ -215,7 +225,8 @@ class Document:
         return value
 
     def _get(self, name: str) -> JSONValue:
-        self._check_duplicates()
+        if self._duplicate:
+            self._check_duplicates()
         return self._members.get(name)
 
     def _check_duplicates(self) -> None:
@@ -235,12 +246,19 @@ def parse_document(data: bytes, *, max_bytes: int) -> Document:
     check_parts(data)
     try:
         # Bytes are decoded here: json.loads would guess UTF-16 and UTF-32 too.
-        value = json.loads(data.decode(), object_pairs_hook=Document, parse_constant=_refuse_constant)
+        value = _DECODER.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise DocumentError("not JSON") from error
     if not isinstance(value, Document):
         raise DocumentError("not a JSON object")
     return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=Document, parse_constant=_refuse_constant)
 
 
 def load_json(data: bytes) -> object:
@@ -265,7 +283,8 @@ def check_parts(data: bytes) -> None:
     Raises:
         DocumentError: parsed, it would take many times its bytes, or more than memory should hold.
     """
-    if cost_of(data) > min(max(_LEAST_COST, _COST_FACTOR * len(data)), _MOST_COST):
+    # A short text, such as a line about one file, cannot take much whatever it holds.
+    if len(data) > _SHORT_BYTES and cost_of(data) > min(max(_LEAST_COST, _COST_FACTOR * len(data)), _MOST_COST):
         raise DocumentError("more parts than its size explains")
 
 
@@ -306,7 +325,3 @@ def _text(name: str, value: JSONValue, max_characters: int) -> str:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise DocumentError(f"{quoted(name)} is not valid Unicode")
     return value
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")

@@ -93,7 +93,7 @@ def test_one_letter_composed_in_two_ways_is_one_passphrase() -> None:
 def test_pickle_drops_the_prompt_and_keeps_the_answer() -> None:
     credentials = Credentials({"AWS_PROFILE": "p"}, Person(SECRET))
     credentials.passphrase("x")
-    credentials.derive_once("name", lambda: DataKey(b"K" * 32))
+    credentials.derive_once("name", SECRET, lambda: DataKey(b"K" * 32))
     data = pickle.dumps(credentials)
     assert b"K" * 32 not in data
     copy = pickle.loads(data)  # noqa: S301 - our own
@@ -144,16 +144,18 @@ def test_open_key_file_is_warned_about(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_derivations_are_remembered_until_forgotten() -> None:
-    credentials, calls = Credentials({}), []
+    credentials, calls = Credentials({"PIPECRYPT_UNLOCKED_SECONDS": "0"}), []
 
     def derive() -> DataKey:
         calls.append(1)
         return DataKey(b"K" * 32)
 
-    first, second = credentials.derive_once("a", derive), credentials.derive_once("a", derive)
+    first, second = (credentials.derive_once("a", SECRET, derive) for _ in range(2))
     first.wipe()
     assert second.expose_key_bytes() == b"K" * 32
     assert len(calls) == 1
     credentials.forget()
-    credentials.derive_once("a", derive)
+    credentials.derive_once("a", SECRET, derive)
     assert len(calls) == 2
+    credentials.derive_once("a", "another secret", derive)
+    assert len(calls) == 3

@@ -19,7 +19,6 @@ from pipecrypt.dataset.listing import (
     check_nothing_unsigned,
     check_signed_is_there,
     name_some,
-    sizes_below,
 )
 from pipecrypt.dataset.memory import VersionMemory
 from pipecrypt.dataset.sign.promises import add_promises, continue_promise
@@ -52,6 +51,7 @@ class DatasetSigning:
         sink: the directory.
         signers: opened before, and wiped by their owner.
         earlier: the version that the sink holds, from `read_version_to_follow`.
+        found: what the sink holds, from `sizes_below`.
         replaces: says of a path below the sink whether this run may write or remove it.
         covers: says of a leaf column whether each file of this run that has it encrypts it.
 
@@ -66,6 +66,7 @@ class DatasetSigning:
         signers: OpenSigners,
         earlier: VerifiedVersion | None,
         *,
+        found: Mapping[str, int | None],
         replaces: Callable[[str], bool],
         covers: Callable[[tuple[str, ...]], bool],
     ) -> None:
@@ -74,7 +75,6 @@ class DatasetSigning:
         self._signers = signers
         self._earlier = earlier
         self._covers = covers
-        found = sizes_below(sink)
         entries = () if self._earlier is None else self._earlier.entries.values()
         self._stays = tuple(entry for entry in entries if not replaces(entry.path))
         self._to_replace = frozenset(path for path in found if replaces(path))
@@ -176,7 +176,10 @@ class DatasetSigning:
                 f"the files of {self._sink.display} that stay have no digests with {digest}",
                 hint="sign with the digest of the version before, or replace all files",
             )
-        self._stays = tuple(entry.with_digests({digest: entry.digests()[digest]}) for entry in self._stays)
+        self._stays = tuple(
+            entry if len(digests := entry.digests()) == 1 else entry.with_digests({digest: digests[digest]})
+            for entry in self._stays
+        )
 
 
 class FileSigning:

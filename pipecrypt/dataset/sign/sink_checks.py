@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pipecrypt.dataset.governing import check_none_removed
 from pipecrypt.dataset.memory import VersionMemory
-from pipecrypt.dataset.statement.paths import MANIFEST_PATH, signature_path
+from pipecrypt.dataset.statement.paths import MANIFEST_PATH, SIGNATURE_SUFFIX, signature_path
 from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
@@ -23,6 +23,7 @@ from pipecrypt.store.small_files import directories_above, locate
 __all__ = ["check_outside_datasets", "check_unsigned_directory", "check_unsigned_file"]
 
 
+_STATEMENTS: Final = (SIGNATURE_SUFFIX, MANIFEST_PATH)
 _HINT: Final = "sign it with the key that signed what is there, or choose another sink"
 _log = logging.getLogger(__name__)
 
@@ -61,20 +62,26 @@ def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite:
         NotTrustedError: a signed version was accepted there or above, and its statement is gone.
         StorageError: the storage refused or failed.
     """
-    if open_store(sink).stat().is_directory() and open_store(sink.child(MANIFEST_PATH)).stat().exists():
+    is_there = open_store(sink).stat().is_directory()
+    if is_there and open_store(sink.child(MANIFEST_PATH)).stat().exists():
         raise ConflictError(f"{sink.display} is a signed dataset, and this run would not sign", hint=_HINT)
     check_none_removed(sink, VersionMemory.of_user(os.environ))
-    if not open_store(sink).stat().is_directory():
+    if not is_there:
         return
-    found = {entry.path for entry in open_store(sink).list(admits=lambda _: True)}
-    roots = tuple(path.removesuffix(MANIFEST_PATH) for path in found if path.endswith(f"/{MANIFEST_PATH}"))
-    for path in paths:
-        if overwrite and signature_path(path) in found:
+    statements = {entry.path for entry in open_store(sink).list() if entry.path.endswith(_STATEMENTS)}
+    roots = {path.removesuffix(MANIFEST_PATH) for path in statements if path.endswith(f"/{MANIFEST_PATH}")}
+    for path in paths if statements else ():
+        if overwrite and signature_path(path) in statements:
             raise _signed(sink.child(path))
-        inner = next((root for root in roots if path.startswith(root)), None)
+        inner = next((root for root in _directories_of(path) if root in roots), None)
         if inner is not None:
             dataset = sink.child(inner.rstrip("/")).display
             raise ConflictError(f"{sink.child(path).display} would lie in the signed dataset {dataset}", hint=_HINT)
+
+
+def _directories_of(path: str) -> Iterator[str]:
+    """Yield the directories that a path below a sink lies in, each with a slash at its end."""
+    return (path[: index + 1] for index, character in enumerate(path) if character == "/")
 
 
 def check_unsigned_file(file: Location) -> None:

@@ -530,9 +530,8 @@ def _wrapping_key(kdf: KDFParameters | None, name: str, credentials: Credentials
     if kdf is None:
         return credentials.key_file()
     passphrase = credentials.passphrase(_label(name))
-    # The passphrase is part of the name: one set of parameters may meet two passphrases.
     return credentials.derive_once(
-        (kdf, passphrase), lambda: derive_key(passphrase.encode(errors="surrogateescape"), kdf)
+        kdf, passphrase, lambda: derive_key(passphrase.encode(errors="surrogateescape"), kdf)
     )
 
 

@@ -39,7 +39,7 @@ from pipecrypt.parquet.wire.modules import (
 )
 from pipecrypt.parquet.wire.thrift import ListOf, Shape, Struct, WireType, encode_pieces, encode_struct
 from pipecrypt.parquet.wire.thrift_read import read_struct
-from pipecrypt.vocabulary.ranges import RangeSource
+from pipecrypt.vocabulary.ranges import RangeSource, is_described, traits_of
 
 __all__ = [
     "MAGIC_BYTES",
@@ -251,14 +251,19 @@ def _sha256(stored: bytes | bytearray, ending: bytes) -> str:
     return digester.hexdigest()
 
 
-def read_plain_footer(source: RangeSource) -> tuple[Struct, int]:
+def read_plain_footer(source: RangeSource, *, opens_row_groups: bool = True) -> tuple[Struct, int]:
     """Return the footer of a plaintext file, and where it begins.
+
+    Args:
+        source: the file.
+        opens_row_groups: whether the row groups of a small one are opened at once: who works with them needs them all.
 
     Raises:
         AlreadyEncryptedError: the file is encrypted.
         FormatError: no Parquet file, truncated, or malformed.
     """
-    footer = parse_footer(read_footer_bytes(source), small_shape=_SMALL_PLAIN_FOOTER)
+    small_shape = _SMALL_PLAIN_FOOTER if opens_row_groups else FILE_META_DATA
+    footer = parse_footer(read_footer_bytes(source), small_shape=small_shape)
     if footer.sealed is not None or footer.metadata is None:
         raise AlreadyEncryptedError(f"{source.name} is already encrypted")
     return footer.metadata, footer.body_end
@@ -291,8 +296,11 @@ def _read_end(source: RangeSource) -> tuple[bytes | bytearray, bytes]:
     size = source.size_bytes
     if size < _SMALLEST_FILE_BYTES:
         raise FormatError(f"{source.name} is not a Parquet file: it has {size} bytes")
-    start = bytes(source.read_range(0, MAGIC_BYTES))
-    tail = bytes(source.read_range(max(0, size - _FIRST_READ_BYTES), min(size, _FIRST_READ_BYTES)))
+    first, last = (0, MAGIC_BYTES), (max(0, size - _FIRST_READ_BYTES), min(size, _FIRST_READ_BYTES))
+    if traits_of(source).reads_in_flight > 1 and is_described(source):
+        start, tail = map(bytes, source.read_many([first, last]))  # each is a request
+    else:
+        start, tail = bytes(source.read_range(*first)), bytes(source.read_range(*last))
     ending = tail[-MAGIC_BYTES:]
     if ending not in (PLAIN_MAGIC, _SEALED_MAGIC):
         began = start in (PLAIN_MAGIC, _SEALED_MAGIC)

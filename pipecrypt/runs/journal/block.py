@@ -292,7 +292,7 @@ def _record(document: Document, promises: Sequence[PromisedPolicy]) -> TaskRecor
 
 def _part(document: Document) -> Part:
     document.only("path", "seconds", "entry", "promise", *PART_COUNTS)
-    counts = {name: document.count(name) for name in PART_COUNTS}
+    counts = dict(zip(PART_COUNTS, document.counts(PART_COUNTS), strict=True))
     path = document.text("path", max_characters=_MAX_TEXT)
     check_inside(path)  # a run removes and replaces by these paths, and not every journal is signed
     seconds = document.number("seconds")

@@ -64,7 +64,7 @@ class BlobEncryption(Kind):
                     on_bytes=on_bytes,
                     name=file.location.display,
                 )
-        with open_range_source(file) as source:
+        with open_range_source(file, reads_all=True) as source:
             return encrypt_blob(
                 source,
                 output.sink,

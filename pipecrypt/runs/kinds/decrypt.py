@@ -72,7 +72,7 @@ class Decryption(Kind):
         def go_on(_: int) -> None:
             on_bytes(0)  # no byte is done while a file is digested, which may take long: may stop it
 
-        with open_range_source(task.source) as file:
+        with open_range_source(task.source, reads_all=True) as file:
             clock.opened()
             checked = None if signed is None else CheckedSource(file)
             if signed is not None and checked is not None:

@@ -79,7 +79,8 @@ class Encryption(Kind):
 
     def _encrypt(self, task: Task, output: SignableOutput, clock: StageClock, on_bytes: OnBytes) -> FileReport:
         context = Context(task.target.dataset_id or "", task.path)
-        with open_range_source(task.source) as file:
+        # A share of a file reads a part of it only.
+        with open_range_source(task.source, reads_all=self.row_groups is None) as file:
             source: RangeSource = file if self.row_groups is None else slice_row_groups(file, self.row_groups)
             clock.opened()
             return encrypt_file(source, output.sink, self.policy, keys=output.keys, context=context, on_bytes=on_bytes)

@@ -75,9 +75,9 @@ class Ingestion(Kind):
         self, task: Task, session: KeySession, on_bytes: OnBytes, before_publishing: BeforePublishing
     ) -> FileDone:
         """Read all rows and encrypt them, into one file or several."""
-        calls_before, meter, clock = session.service_calls, _ReadMeter(on_bytes), StageClock()
+        meter, clock = _ReadMeter(on_bytes), StageClock()
         with RollingOutput(task.target, self.policy, session, max_file_bytes=self.max_file_bytes) as output:
-            with open_source_file(task.source) as file:
+            with open_source_file(task.source, reads_all=True) as file:
                 stream = self._open(file, task.source)
                 clock.opened()
                 with closing(stream):
@@ -95,9 +95,7 @@ class Ingestion(Kind):
             clock.worked([file.report for file in written], read_seconds=read_seconds)
             output.publish(just_before=before_publishing)
         sizes = meter.sizes()
-        return file_done(
-            task, session, clock, written, calls_before=calls_before, source_bytes=sizes, bad_rows=bad_rows
-        )
+        return file_done(task, session, clock, written, source_bytes=sizes, bad_rows=bad_rows)
 
     def _open(self, file: io.RawIOBase, source: SourceFile) -> BatchStream:
         from pipecrypt.formats.batches import open_batches  # noqa: PLC0415

@@ -17,22 +17,46 @@ from pipecrypt.runs.task import Kind
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 
-__all__ = ["choose_kind"]
+__all__ = ["KindChooser"]
 
 
-def choose_kind(spec: Spec, location: Location, signed: SignedFile | None) -> Kind:
-    """Return what is done with a source.
+class KindChooser:
+    """Chooses what is done with each of many sources; those whose names tell the same share one kind.
 
     Args:
         spec: what is asked for.
-        location: of the source.
-        signed: what was signed about it, verified; None where nothing is compared.
-
-    Raises:
-        FormatError: nothing says what the file is.
-        UsageError: it is standard input, which has no name.
-        StorageError: the storage refused or failed.
     """
+
+    def __init__(self, spec: Spec) -> None:
+        """Choose nothing yet."""
+        self._spec = spec
+        is_table = spec.policy is not None and not spec.policy.is_chunks
+        self._looks_into_files = is_table and spec.reading.format is None  # where a name tells nothing
+        self._by_extensions: dict[str, Kind] = {}
+
+    def choose(self, location: Location, signed: SignedFile | None) -> Kind:
+        """Return what is done with a source.
+
+        Args:
+            location: of the source.
+            signed: what was signed about it, verified; None where nothing is compared.
+
+        Raises:
+            FormatError: nothing says what the file is.
+            UsageError: it is standard input, which has no name.
+            StorageError: the storage refused or failed.
+        """
+        name = location.name
+        extensions = name[1:].partition(".")[2]  # a leading dot begins none
+        kind = None if signed is not None else self._by_extensions.get(extensions)
+        if kind is None:
+            kind = _choose(self._spec, location, signed)
+            if signed is None and not (self._looks_into_files and guess_format(name)[0] is None):
+                self._by_extensions[extensions] = kind
+        return kind
+
+
+def _choose(spec: Spec, location: Location, signed: SignedFile | None) -> Kind:
     policy, engine_policy = spec.policy, spec.engine_policy
     if policy is None or engine_policy is None:
         return Decryption(spec.aad_prefix, signed, spec.checks.mode)

@@ -28,7 +28,7 @@ from pipecrypt.runs.plan.plan import Plan
 from pipecrypt.runs.plan.unlisted import name_a_few
 from pipecrypt.runs.spec.options import OnSourceChange
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.runs.task import Task, task_id
+from pipecrypt.runs.task import Task, task_ids
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 
@@ -197,7 +197,7 @@ def written_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
     for task in tasks:
         by_kind[task.kind.rolls_over].add(task.path)
     plain, rolled = by_kind[False], by_kind[True]
-    return lambda path: path in plain or unnumbered(path) in rolled
+    return lambda path: path in plain or (bool(rolled) and unnumbered(path) in rolled)
 
 
 def superseded_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
@@ -208,7 +208,7 @@ def superseded_by(tasks: Iterable[Task]) -> Callable[[str], bool]:
     """
     to_do = tuple(tasks)
     writes, split = written_by(to_do), {path for task in to_do if (path := task.whole_path) is not None}
-    return lambda path: writes(path) or path in split or unnumbered(path) in split
+    return lambda path: writes(path) or (bool(split) and (path in split or unnumbered(path) in split))
 
 
 def decide(
@@ -246,7 +246,7 @@ def decide(
     else:
         promise = None if version is None else version.manifest.policy
         rotated = find_rotated(spec, plan, past.done, promise, ids_of, credentials=credentials)
-        done = {path: replace(file, task_id=rotated.get(path, file.task_id)) for path, file in past.done.items()}
+        done = {**past.done, **{path: replace(past.done[path], task_id=new) for path, new in rotated.items()}}
         there = found if spec.policy.signing is None else None  # who signs looks by itself
         decision = compare_with_done(plan.tasks, done, adopted, there, _doubtful(continued))
     if spec.only_tasks is not None:
@@ -368,14 +368,17 @@ def find_rotated(
     """
     known = {file.task_id for file in done.values()}
     left = [task for task in plan.tasks if task.id not in known]
+    if not left or not done:
+        return {}
     written = {*done, *filter(None, map(unnumbered, done))}
     some = list(islice((task for task in left if task.path in written), _TRIED))  # most of the files are, or none
     successions = _successions(spec, credentials) if some else iter(())
-    fitting = (each for each in successions if any(_id_before(task, each[1]) in known for task in some))
+    fitting = (each for each in successions if not known.isdisjoint(map(_id_before(each[1]), some)))
     successor, spellings = next(fitting, (None, None))
     if successor is None or spellings is None:
         return {}
-    new_ids = {_id_before(task, spellings): task.id for task in left}
+    id_before = _id_before(spellings)
+    new_ids = {id_before(task): task.id for task in left}
     paths = {path: new_ids[file.task_id] for path, file in done.items() if file.task_id in new_ids}  # 1
     ids = {reference: ids_of(reference) for reference in plan.keys.references}
     if None in ids.values():
@@ -398,8 +401,9 @@ def _successions(spec: EncryptSpec, credentials: Credentials) -> Iterator[tuple[
                 yield new, {**spellings, new: spellings.get(old) or spellings.get(place, place) + mark + name}
 
 
-def _id_before(task: Task, spellings: Mapping[str, str]) -> str:
-    return task_id(task.source, task.path, task.kind, spellings)
+def _id_before(spellings: Mapping[str, str]) -> Callable[[Task], str]:
+    id_of = task_ids(spellings)
+    return lambda task: id_of(task.source, task.path, task.kind)
 
 
 def _observed(sink: Location, path: str) -> frozenset[str]:

@@ -76,7 +76,7 @@ def _check_sink(sink: Location, tasks: Sequence[Task]) -> None:
 def _check_numbered(tasks: Sequence[Task]) -> None:
     """Refuse outputs that a file which is rolled over may come to replace."""
     rolled = {task.path for task in tasks if task.kind.rolls_over}
-    for task in tasks:
+    for task in tasks if rolled else ():
         original = unnumbered(task.path)
         if original in rolled and not task.kind.rolls_over:
             raise UsageError(
@@ -112,13 +112,13 @@ def _check_names(sink: Location, tasks: Sequence[Task]) -> None:
     if sink.is_standard_stream or open_store(sink).is_remote:
         return
     for task in tasks:
-        for each in task.first_path.split("/"):
-            if len(os.fsencode(each)) > NAME_BYTES:
-                what = f"{task.source.location.display} would be written as {each[:_SHOWN]!a}..."
-                raise UsageError(
-                    f"{what}, a name of {len(os.fsencode(each))} bytes, and file systems end names at {NAME_BYTES}",
-                    hint="rename the source file, or choose an object store as the sink",
-                )
+        longest = max(os.fsencode(task.first_path).split(b"/"), key=len)
+        if len(longest) > NAME_BYTES:
+            what = f"{task.source.location.display} would be written as {os.fsdecode(longest)[:_SHOWN]!a}..."
+            raise UsageError(
+                f"{what}, a name of {len(longest)} bytes, and file systems end names at {NAME_BYTES}",
+                hint="rename the source file, or choose an object store as the sink",
+            )
     if _ignores_case(sink.local_path):
         _check_case(tasks)
 
@@ -132,9 +132,10 @@ def _check_key_files(spec: Spec, tasks: Sequence[Task]) -> None:
     files = {os.path.realpath(each.local_path) for each in references if each.names_file}
     names = {os.path.basename(file) for file in files}
     for task in tasks:
-        directory, name = os.path.split(task.sink.local_path)
         # Outputs take the place of links, and follow none. Other names cost no look at the file system.
-        if name in names and os.path.join(os.path.realpath(directory), name) in files:
+        if (name := task.sink.name) not in names:
+            continue
+        if os.path.join(os.path.realpath(os.path.dirname(task.sink.local_path)), name) in files:
             raise UsageError(
                 f"{task.sink.display} is the file of a key that this run uses, and would be replaced",
                 hint="name another sink",

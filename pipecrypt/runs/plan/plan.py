@@ -9,12 +9,12 @@ from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.errors import ConflictError, LinkError, UsageError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.session import KeySession
-from pipecrypt.runs.kinds.table import choose_kind
+from pipecrypt.runs.kinds.table import KindChooser
 from pipecrypt.runs.output import Target
 from pipecrypt.runs.plan.output_checks import check_outputs
 from pipecrypt.runs.spec.options import ExecutorKind, RunOptions
 from pipecrypt.runs.spec.spec import Spec
-from pipecrypt.runs.task import Kind, Task, task_id
+from pipecrypt.runs.task import Kind, Task, task_ids
 from pipecrypt.store.lease import HeldLease
 from pipecrypt.store.listing import check_disjoint, list_sources
 from pipecrypt.store.location import Location
@@ -144,14 +144,14 @@ def find_sources(spec: Spec) -> tuple[list[tuple[SourceFile, Kind]], bool]:
         PipecryptError: as `make_plan`; no sink is touched.
     """
     check_disjoint(spec.source, spec.sink, spec.pattern)
-    requirements = spec.checks.requirements
+    requirements, kinds = spec.checks.requirements, KindChooser(spec)
     if requirements is None:
         sources = list_sources(spec.source, spec.pattern)
         is_one_file = len(sources) == 1 and sources[0].location == spec.source
-        return [(source, choose_kind(spec, source.location, None)) for source in sources], is_one_file
+        return [(source, kinds.choose(source.location, None)) for source in sources], is_one_file
     found = list_signed_sources(spec.source, requirements, spec.pattern)
-    kinds = [(each.source, choose_kind(spec, each.source.location, each.signed)) for each in found]
-    return kinds, len(found) == 1 and found[0].is_named
+    chosen = [(each.source, kinds.choose(each.source.location, each.signed)) for each in found]
+    return chosen, len(found) == 1 and found[0].is_named
 
 
 def _is_single_file(spec: Spec, count: int, *, is_one_file: bool) -> bool:
@@ -175,7 +175,7 @@ def _is_single_file(spec: Spec, count: int, *, is_one_file: bool) -> bool:
 def _tasks(
     spec: Spec, sources: Sequence[tuple[SourceFile, Kind]], dataset_id: str | None, *, is_single_file: bool
 ) -> tuple[Task, ...]:
-    sink, token, tasks = spec.sink, new_token(), []
+    sink, token, tasks, id_of = spec.sink, new_token(), [], task_ids(spec.key_spellings)
     for (source, whole), parts in zip(sources, _split_kinds(spec, sources), strict=True):
         is_named = is_single_file and not sink.is_standard_stream
         path = sink.name if is_named else whole.output_path(source.relative_path)
@@ -188,8 +188,7 @@ def _tasks(
         )
         outputs = [(part, target.numbered(index)) for index, part in enumerate(parts)] or [(whole, target)]
         for kind, place in outputs:
-            made = task_id(source, place.path, kind, spec.key_spellings)
-            tasks.append(Task(id=made, source=source, kind=kind, target=place))
+            tasks.append(Task(id=id_of(source, place.path, kind), source=source, kind=kind, target=place))
     return tuple(tasks)
 
 

@@ -31,7 +31,7 @@ from pipecrypt.errors import (
     SourceNotFoundError,
     UnlistedColumnError,
 )
-from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.credentials import Credentials, given_credentials
 from pipecrypt.keys.service import check_key_exists, find_key_ids
 from pipecrypt.runs.journal.block import unchecked_seal
 from pipecrypt.runs.journal.past_runs import RunHistory
@@ -293,7 +293,7 @@ def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> Pl
         PolicyError: the policy fits none of the sources.
         PipecryptError: there is no source, or what is asked for contradicts itself; see `make_plan`.
     """
-    given = credentials or Credentials.from_environment()
+    given = given_credentials(credentials)
     check_keys(spec.policy, given)
     plan = make_plan(spec)
     sink = preview_sink(spec, plan, given)

@@ -63,7 +63,8 @@ class Part:
         rows: rows of the table.
         batches: row groups.
         data_keys: data keys made or opened.
-        service_calls: calls to key services that this file caused; later files of the same worker share their result.
+        service_calls: calls to key services that this file caused, or others beside it; later files of the same worker
+            share their result.
         seconds: time from opening the input to having published the output.
         bad_rows: rows of the input that did not fit and were left out.
     """
@@ -288,7 +289,8 @@ class FileDone:
         task_id: of the task.
         parts: the record of each file published.
         signable: what a signature will say about each; empty where nothing is signed.
-        grants: KEKs made since the file before, wrapped for further master keys.
+        grants: KEKs wrapped for further master keys: all that its process has made for the run, so that no file is
+            noted before those that open it. Whoever collects them leaves out those that were told before.
         stages: what the time went into.
         bytes_by_key: how much was encrypted under each master key, and stays in plaintext.
         clear: paths of the leaf columns that stay in plaintext in one of its files.

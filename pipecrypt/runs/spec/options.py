@@ -24,6 +24,7 @@ __all__ = [
     "DEFAULT_ATTEMPTS",
     "DEFAULT_WORKER_WAIT_SECONDS",
     "MAX_ATTEMPTS",
+    "MAX_FILES_IN_FLIGHT",
     "ExecutorKind",
     "FileReading",
     "OnSourceChange",
@@ -148,6 +149,7 @@ class Reading:
 
 DEFAULT_ATTEMPTS: Final = 3
 MAX_ATTEMPTS: Final = 100
+MAX_FILES_IN_FLIGHT: Final = 64
 DEFAULT_WORKER_WAIT_SECONDS: Final = 300
 # Dask itself finds out late: its client tries for a minute to reach what has no port.
 _ADDRESS: Final = re.compile(
@@ -180,6 +182,10 @@ class RunOptions:
         on_source_change: what to do about sources that changed or are gone since they were encrypted.
         split_bytes: a Parquet source of at least twice this size becomes several tasks of about this size, by row
             groups; None: never.
+        files_in_flight: how many files each process is at work on at once, up to MAX_FILES_IN_FLIGHT; None: several
+            where source or sink is not local, else one.
+        memory_bytes: how much memory the files that are at work may take in all processes of this machine together, as
+            far as their sizes tell; None: a quarter of what the machine, or its container, has.
         executor: processes of this machine, or a Dask cluster.
         address: of the Dask scheduler; None: a cluster of this machine is started.
         worker_wait_seconds: how long a run waits for a worker of a cluster while there is none.
@@ -195,6 +201,8 @@ class RunOptions:
     resumes: bool = False
     on_source_change: OnSourceChange = OnSourceChange.FAIL
     split_bytes: int | None = None
+    files_in_flight: int | None = None
+    memory_bytes: int | None = None
     executor: ExecutorKind = ExecutorKind.LOCAL
     address: str | None = None
     worker_wait_seconds: int = DEFAULT_WORKER_WAIT_SECONDS
@@ -212,6 +220,11 @@ class RunOptions:
             )
         if self.split_bytes is not None and not _is_count(self.split_bytes):
             raise UsageError(f"{self.split_bytes!r} is not a size of a task", hint="give a number of bytes")
+        files = self.files_in_flight
+        if files is not None and (not _is_count(files) or files > MAX_FILES_IN_FLIGHT):
+            raise UsageError(f"{files!r} is not a number of files in flight", hint=f"give 1 to {MAX_FILES_IN_FLIGHT}")
+        if self.memory_bytes is not None and not _is_count(self.memory_bytes):
+            raise UsageError(f"{self.memory_bytes!r} is not a size of memory", hint="give a number of bytes")
         if self.address is not None and self.executor is not ExecutorKind.DASK:
             raise UsageError("an address is of a Dask scheduler", hint="set the executor to dask, or leave it out")
         if self.address is not None and _ADDRESS.fullmatch(self.address) is None:

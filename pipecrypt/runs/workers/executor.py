@@ -11,9 +11,14 @@ later one is dropped; its file replaced nothing, or was itself replaced by the a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeAlias
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Final, Self, TypeAlias
 
 from pipecrypt.errors import WorkerError
 from pipecrypt.keys.grants import Grant
@@ -21,11 +26,11 @@ from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted, Part
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.runs.task import Task, run_task
+from pipecrypt.runs.workers.limits import FlightLimits
 
-__all__ = ["OnEvent", "TaskLedger", "run_here"]
+__all__ = ["OnEvent", "TaskLedger", "TaskThreads", "run_here"]
 
 OnEvent: TypeAlias = Callable[[Event], None]
-
 
 _log = logging.getLogger(__name__)
 
@@ -93,29 +98,128 @@ class TaskLedger:
         _log.info("the worker process at %s %s: trying again", task.source.location.display, reason)
         return task.again(), failed + 1
 
+    def may_join(self, task: Task, flying: Collection[Task], limits: FlightLimits) -> bool:
+        """Return whether a process that is at work on some tasks may begin another one.
+
+        A task whose worker died is alone in the next: if it is the reason, the next death tells which it was.
+        """
+        is_alone = not flying or not any(each.id in self._failed for each in (task, *flying))
+        return is_alone and limits.allow(task, flying)
+
     def parts(self) -> list[Part]:
         """Return the records of all files, in the order of the tasks."""
         return [part for task_id in self.tasks for part in self._done[task_id]]
 
 
-def run_here(tasks: Sequence[Task], on_event: OnEvent, session: KeySession, interruption: Interruption) -> list[Part]:
-    """Carry out tasks in this process, one after the other.
+_ONE_AT_ONCE: Final = FlightLimits()
+
+
+class TaskThreads:
+    """Tasks at work on threads of this process.
+
+    Args:
+        files: how many at once.
+        carry_out: does a task; called on the threads. It tells what becomes of the task, and raises nothing.
+    """
+
+    def __init__(self, files: int, carry_out: Callable[[Task], None]) -> None:
+        """Start no thread yet."""
+        self._threads = ThreadPoolExecutor(files, thread_name_prefix="pipecrypt-file")
+        self._carry_out = carry_out
+
+    def begin(self, task: Task) -> None:
+        """Begin a task."""
+        self._threads.submit(self._carry_out, task)
+
+    def __enter__(self) -> Self:
+        """Return the threads."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait until no task is at work; after an error those that wait do not begin."""
+        try:
+            self._threads.shutdown(wait=True, cancel_futures=error is not None)
+        finally:  # a signal may have ended the waiting, and keys must not be wiped under a task
+            self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def run_here(
+    tasks: Sequence[Task],
+    on_event: OnEvent,
+    session: KeySession,
+    interruption: Interruption,
+    limits: FlightLimits = _ONE_AT_ONCE,
+) -> list[Part]:
+    """Carry out tasks in this process.
 
     Args:
         tasks: what to do.
-        on_event: told about progress.
+        on_event: told about progress, in this thread.
         session: the keys; they stay the caller's.
         interruption: asked now and then whether to stop.
+        limits: how many at once.
     """
+    ledger = TaskLedger(tasks, 1)
+    if limits.files > 1 and len(tasks) > 1:
+        return _run_on_threads(ledger, on_event, session, interruption, limits)
 
     def on_bytes(count: int) -> None:
         interruption.check()
         on_event(BytesDone(count))
 
-    parts: list[Part] = []
     for task in tasks:
         on_event(FileStarted(task.path))
-        done = run_task(task, session, on_bytes)
-        parts += done.parts
-        on_event(done)
-    return parts
+        _accept(ledger, run_task(task, session, on_bytes), on_event)
+    return ledger.parts()
+
+
+def _accept(ledger: TaskLedger, done: FileDone, on_event: OnEvent) -> None:
+    accepted = ledger.accept(done)
+    if accepted is not None:
+        on_event(accepted)
+
+
+class _StoppedError(Exception):
+    """Another task failed, or the run was stopped: this one ends, too."""
+
+
+def _run_on_threads(
+    ledger: TaskLedger, on_event: OnEvent, session: KeySession, interruption: Interruption, limits: FlightLimits
+) -> list[Part]:
+    told: SimpleQueue[Event | BaseException] = SimpleQueue()
+    is_over = threading.Event()
+
+    def on_bytes(count: int) -> None:
+        if is_over.is_set():
+            raise _StoppedError
+        told.put(BytesDone(count))
+
+    def carry_out(task: Task) -> None:
+        try:
+            told.put(FileStarted(task.path))
+            told.put(run_task(task, session, on_bytes))
+        except BaseException as error:  # raised in the thread of the run
+            told.put(error)
+
+    waiting, flying = deque(ledger.tasks.values()), dict[str, Task]()
+    with TaskThreads(limits.files, carry_out) as threads:
+        try:
+            while not ledger.is_complete:
+                while waiting and ledger.may_join(waiting[0], flying.values(), limits):
+                    task = waiting.popleft()
+                    flying[task.id] = task
+                    threads.begin(task)
+                event = told.get()
+                interruption.check()
+                if isinstance(event, BaseException):
+                    raise event
+                if isinstance(event, FileDone):
+                    del flying[event.task_id]
+                    _accept(ledger, event, on_event)
+                else:
+                    on_event(event)
+        finally:
+            is_over.set()
+    return ledger.parts()

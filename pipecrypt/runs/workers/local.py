@@ -18,14 +18,14 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType, TracebackType
-from typing import Final, Self, TypeAlias, cast
+from typing import Final, NamedTuple, Self, TypeAlias, cast
 
 from pipecrypt.errors import PipecryptError, WorkerError
 from pipecrypt.keys.credentials import Credentials
@@ -35,7 +35,8 @@ from pipecrypt.runs.report.events import BytesDone, Event, FileDone, FileStarted
 from pipecrypt.runs.report.logs import LogSetup, current_logs, ignore_unraisable, write_logs, write_stray_output_as_logs
 from pipecrypt.runs.report.run_id import current_run_id, running
 from pipecrypt.runs.task import OnBytes, Task, run_task
-from pipecrypt.runs.workers.executor import OnEvent, TaskLedger
+from pipecrypt.runs.workers.executor import OnEvent, TaskLedger, TaskThreads
+from pipecrypt.runs.workers.limits import FlightLimits
 from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.once import mark_given, warnings_given
 
@@ -68,6 +69,7 @@ class WorkerSetup:
         logs: how logs are written; default: as in this process.
         said: warnings that need not be said again; default: those of this process.
         run_id: of the run; default: the one at work here.
+        limits: how many files it is at work on at once.
     """
 
     directory: str
@@ -76,10 +78,23 @@ class WorkerSetup:
     logs: LogSetup | None = field(default_factory=current_logs)
     said: frozenset[str] = field(default_factory=warnings_given)
     run_id: str | None = field(default_factory=current_run_id)
+    limits: FlightLimits = field(default_factory=FlightLimits)
+
+
+class TaskEvent(NamedTuple):
+    """What happens to a task.
+
+    Args:
+        task_id: of the task.
+        event: that happens.
+    """
+
+    task_id: str
+    event: Event
 
 
 # What a worker sends: what happens, what made it fail, or None once it has its keys and waits for a task.
-Message: TypeAlias = Event | Exception | None
+Message: TypeAlias = TaskEvent | Exception | None
 
 
 class _StopError(BaseException):
@@ -141,23 +156,41 @@ def _check_not_stopped() -> None:
 
 
 def _serve(connection: Connection, setup: WorkerSetup) -> None:
+    driver = _Driver(connection)
     try:
         with setup.keys.open(setup.credentials) as session:
-            _send(connection, None)
-            while (task := _receive(connection)) is not None:
-                _carry_out(connection, task, session)
+            driver.send(None)
+            _carry_out_all(driver, session, setup.limits.files)
     except Exception as error:
-        _send(connection, _portable(error))
+        driver.send(_portable(error))
 
 
-def _carry_out(connection: Connection, task: Task, session: KeySession) -> None:
-    _send(connection, FileStarted(task.path))
-    _send(connection, run_task(task, session, _progress(connection, task.input_bytes)))
+def _carry_out_all(driver: _Driver, session: KeySession, files: int) -> None:
+    if files == 1:  # in the main thread, which a stop interrupts wherever it is
+        while (task := driver.receive()) is not None:
+            _carry_out(driver, task, session)
+        return
+
+    def carry_out(task: Task) -> None:
+        with contextlib.suppress(_StopError):  # the main thread stops, too
+            try:
+                _carry_out(driver, task, session)
+            except Exception as error:
+                driver.send(_portable(error))
+
+    with TaskThreads(files, carry_out) as threads:
+        while (task := driver.receive()) is not None:
+            threads.begin(task)
 
 
-def _progress(connection: Connection, source_bytes: int) -> OnBytes:
+def _carry_out(driver: _Driver, task: Task, session: KeySession) -> None:
+    driver.send(TaskEvent(task.id, FileStarted(task.path)))
+    driver.send(TaskEvent(task.id, run_task(task, session, _progress(driver, task))))
+
+
+def _progress(driver: _Driver, task: Task) -> OnBytes:
     """Return what tells the driver how much of a source is done."""
-    left, unsent = source_bytes, 0
+    left, unsent = task.input_bytes, 0
 
     def on_bytes(count: int) -> None:
         """Tell the driver about progress, now and then, and about the end, just before publishing.
@@ -169,27 +202,34 @@ def _progress(connection: Connection, source_bytes: int) -> OnBytes:
         unsent += count
         left -= count
         if left <= 0 or unsent >= _REPORT_BYTES:
-            _send(connection, BytesDone(unsent))
+            driver.send(TaskEvent(task.id, BytesDone(unsent)))
             unsent = 0
 
     return on_bytes
 
 
-def _send(connection: Connection, message: Message) -> None:
-    _check_not_stopped()
-    try:
-        connection.send(message)
-    except OSError as error:
-        raise _StopError from error
+class _Driver:
+    """The driver, from a worker's side; may be told from several threads."""
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
 
-def _receive(connection: Connection) -> Task | None:
-    _check_not_stopped()
-    try:
-        task: Task | None = connection.recv()
-    except (EOFError, OSError):
-        return None
-    return task
+    def send(self, message: Message) -> None:
+        _check_not_stopped()
+        try:
+            with self._lock:
+                self._connection.send(message)
+        except OSError as error:
+            raise _StopError from error
+
+    def receive(self) -> Task | None:
+        _check_not_stopped()
+        try:
+            task: Task | None = self._connection.recv()
+        except (EOFError, OSError):
+            return None
+        return task
 
 
 def _portable(error: Exception) -> Exception:
@@ -206,7 +246,7 @@ def _portable(error: Exception) -> Exception:
 def run_in_processes(
     tasks: Sequence[Task], on_event: OnEvent, setup: WorkerSetup, *, workers: int, attempts: int
 ) -> list[Part]:
-    """Carry out tasks in worker processes of this machine. One that dies is replaced, and its task is tried again.
+    """Carry out tasks in worker processes of this machine. One that dies is replaced, its tasks are tried again.
 
     Args:
         tasks: what to do.
@@ -236,6 +276,7 @@ class _Workers:
         self._on_event = on_event
         self._waiting = deque(ledger.tasks.values())
         self._idle_deaths_left = attempts
+        self._wanted = 0
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -251,8 +292,9 @@ class _Workers:
         self._stop()
 
     def start(self, count: int) -> None:
-        """Start so many more."""
-        for _ in range(count):
+        """Start so many, and keep their number."""
+        self._wanted = count
+        while len(self._workers) < self._wanted:
             self._workers.append(_Worker(self._setup))
 
     def finish(self) -> list[Part]:
@@ -271,36 +313,50 @@ class _Workers:
                 self._go_on(worker, message)
         return self._ledger.parts()
 
-    def _go_on(self, worker: _Worker, event: Event | None) -> None:
-        is_idle = event is None or isinstance(event, FileDone)
-        if isinstance(event, BytesDone):
-            worker.bytes_done += event.bytes
-        elif isinstance(event, FileDone):
-            worker.task, event = None, self._ledger.accept(event)
-        if is_idle and self._waiting:
-            worker.begin(self._waiting.popleft())
+    def _go_on(self, worker: _Worker, message: TaskEvent | None) -> None:
+        event = None
+        if message is not None:
+            task_id, event = message
+            if isinstance(event, BytesDone):
+                worker.bytes_done[task_id] += event.bytes
+            elif isinstance(event, FileDone):
+                worker.tasks.pop(task_id, None)
+                event = self._ledger.accept(event)
+        self._feed(worker)
         if event is not None:
             self._on_event(event)
 
+    def _feed(self, worker: _Worker) -> None:
+        """Give a worker tasks, of few no more than the others get."""
+        unfinished = len(self._waiting) + sum(len(each.tasks) for each in self._workers)
+        share = -(-unfinished // self._wanted)
+        while self._waiting and len(worker.tasks) < share:
+            if not self._ledger.may_join(self._waiting[0], worker.tasks.values(), self._setup.limits):
+                return
+            worker.begin(self._waiting.popleft())
+
     def _replace(self, worker: _Worker) -> None:
-        code, task = worker.exit_code(), worker.task
+        code = worker.exit_code()
         how = _describe_exit(code)
         if not worker.is_ready and (code is None or code >= 0):  # nobody killed it: it would do the same again
             hint = "see its message above; a script that starts workers needs `if __name__ == '__main__':`"
             raise WorkerError(f"a worker process {how} while it started", hint=hint)
         worker.tidy_up()  # so that nothing of it appears later
         self._workers.remove(worker)
-        if task is not None:
+        for task in worker.tasks.values():
             again, attempt = self._ledger.fail(task, how)
             self._waiting.appendleft(again)
-            self._on_event(TaskRetried(task.path, attempt, how, worker.bytes_done))
-        else:
+            self._on_event(TaskRetried(task.path, attempt, how, worker.bytes_done[task.id]))
+        if not worker.tasks:
             self._idle_deaths_left -= 1
             what = f"a worker process {how}{'' if worker.is_ready else ' while it started'}"
             if not self._idle_deaths_left:
                 raise WorkerError(what)
             _log.warning("%s: starting another one", what)
-        self.start(1)
+        self.start(self._wanted)
+        for each in self._workers:
+            if each.is_ready:
+                self._feed(each)
 
     def _join(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -322,8 +378,8 @@ class _Worker:
     def __init__(self, setup: WorkerSetup) -> None:
         context = multiprocessing.get_context("spawn")  # fsspec and its threads do not survive a fork
         self.connection, theirs = context.Pipe()
-        self.task: Task | None = None
-        self.bytes_done = 0
+        self.tasks: dict[str, Task] = {}
+        self.bytes_done = Counter[str]()
         self.is_ready = False
         self.process: SpawnProcess = context.Process(
             target=work, args=(theirs, setup), name="pipecrypt-worker", daemon=True
@@ -338,7 +394,8 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
     def begin(self, task: Task) -> None:
-        self.task, self.bytes_done = task, 0
+        self.tasks[task.id] = task
+        self.bytes_done[task.id] = 0
         with contextlib.suppress(OSError):  # it died: its pipe says so next
             self.connection.send(task)
 
@@ -358,8 +415,9 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        if self.task is not None and self.process.exitcode not in {0, STOPPED_EXIT_CODE}:
-            open_store(self.task.sink).remove_leftovers(self.task.target.token)
+        if self.process.exitcode not in {0, STOPPED_EXIT_CODE}:
+            for task in self.tasks.values():
+                open_store(task.sink).remove_leftovers(task.target.token)
         self.connection.close()
 
 

@@ -225,6 +225,7 @@ def test_one_derivation_for_all_keys_of_a_keystore(
     for name in names:
         _create(name, credentials)
     calls = []
+    credentials = Credentials({**credentials.environ, "PIPECRYPT_UNLOCKED_SECONDS": "0"})
 
     def derive(passphrase: bytes, parameters: KDFParameters) -> DataKey:
         calls.append(1)

@@ -324,7 +324,7 @@ def test_a_secret_that_does_not_open_proves_nothing(store: Store, tmp_path: Path
 
 
 def test_one_derivation_for_each_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path, {"PIPECRYPT_PASSPHRASE": "correct horse"})
+    store = Store(tmp_path, {"PIPECRYPT_PASSPHRASE": "correct horse", "PIPECRYPT_UNLOCKED_SECONDS": "0"})
     calls = 0
     derive = keystore_document.derive_key
 

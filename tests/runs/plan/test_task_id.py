@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -14,13 +15,17 @@ from pipecrypt.runs.kinds.encrypt import Encryption
 from pipecrypt.runs.kinds.ingest import Ingestion
 from pipecrypt.runs.spec.options import Reading
 from pipecrypt.runs.spec.policy import Policy
-from pipecrypt.runs.task import Kind, task_id
+from pipecrypt.runs.task import Kind, task_ids
 from pipecrypt.store.location import Location
 from pipecrypt.store.protocol import SourceFile
 
 _POLICY = EncryptionPolicy(rules=(ColumnRule("email", "static://1#pii"),))
 _SOURCE = SourceFile(Location("/in/a.parquet"), "a.parquet", 10, "10-1-2")
 _KIND = Encryption(_POLICY)
+
+
+def task_id(source: SourceFile, path: str, kind: Kind, spellings: Mapping[str, str] | None = None) -> str:
+    return task_ids(spellings or {})(source, path, kind)
 
 
 def _ingestion(**options: str) -> Ingestion:
@@ -91,3 +96,11 @@ def test_ids_of_earlier_releases_still_hold(kind: Kind, made: str, made_elsewher
     assert task_id(_SOURCE, "a.parquet", kind).startswith(made)
     spellings = {"static:///k.json": "static:///./k.json"}
     assert task_id(_SOURCE, "a.parquet", kind, spellings).startswith(made_elsewhere)
+
+
+def test_ids_of_many_tasks_are_those_of_each() -> None:
+    id_of = task_ids()
+    kinds = (_KIND, _KIND, _ingestion(), Decryption(None), _KIND)
+    assert [id_of(_SOURCE, "a.parquet", kind) for kind in kinds] == [
+        task_id(_SOURCE, "a.parquet", kind) for kind in kinds
+    ]

@@ -2,7 +2,8 @@
 
 Worker processes import this script too, so what it replaces is replaced in them. Arguments: source, sink, key
 reference, workers, a directory for marks, seconds, and perhaps attempts. A file `marks/../go-on` ends the waiting, one
-called `marks/../die` makes each worker kill itself, before publishing or behind it, as it says.
+called `marks/../die` makes each worker kill itself, before publishing or behind it, as it says. FILES_IN_FLIGHT in the
+environment is how many files each process is at work on; threads do not hear of a stop, so the driver then waits short.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pipecrypt.runs.workers import local
 from pipecrypt.store.location import Location
 
 SOURCE, SINK, KEY, WORKERS, MARKS, SECONDS, *ATTEMPTS = sys.argv[1:]
+FILES_IN_FLIGHT = int(os.environ.get("FILES_IN_FLIGHT", "1"))
 GO_ON, DIE = Path(MARKS).parent / "go-on", Path(MARKS).parent / "die"
 _encrypt_file, _run_task = encrypt.encrypt_file, local.run_task
 
@@ -50,6 +52,8 @@ def _deadly_run_task(*arguments: object) -> FileDone:
 
 
 encrypt.encrypt_file, local.run_task = _slow_encrypt_file, _deadly_run_task
+if FILES_IN_FLIGHT > 1:
+    local._STOP_SECONDS = 1.0  # type: ignore[misc]
 
 
 def _show(event: Event) -> None:
@@ -63,7 +67,7 @@ if __name__ == "__main__":
         sink=Location(SINK),
         policy=Policy(default=KEY),
         workers=int(WORKERS),
-        run=RunOptions(attempts=int(ATTEMPTS[0])) if ATTEMPTS else RunOptions(),
+        run=RunOptions(attempts=int(ATTEMPTS[0]) if ATTEMPTS else 3, files_in_flight=FILES_IN_FLIGHT),
     )
     try:
         summary = run(request, credentials=Credentials.from_environment(), on_event=_show)

@@ -9,6 +9,7 @@ from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task
 from pipecrypt.runs.workers.executor import TaskLedger
+from pipecrypt.runs.workers.limits import FlightLimits
 from pipecrypt.store.location import Location
 from tests.runs.conftest import World
 
@@ -35,6 +36,17 @@ def test_the_first_result_counts_and_a_late_one_is_dropped(
     assert ledger.accept(_done(tasks[0], 99)) is None
     assert "dropped a second result of a.parquet" in caplog.text
     assert [part.rows for part in ledger.parts()] == [2, 1, 0]  # in the order of the tasks, however they came
+
+
+def test_a_task_whose_worker_died_is_alone_in_the_next(tasks: tuple[Task, ...]) -> None:
+    ledger, limits = TaskLedger(tasks, attempts=3), FlightLimits(files=3, memory_bytes=1 << 30)
+    first, second, third = tasks
+    assert ledger.may_join(second, [first], limits)
+    ledger.fail(first, "was killed")
+    assert ledger.may_join(first, [], limits)
+    assert not ledger.may_join(first, [second], limits)
+    assert not ledger.may_join(second, [first], limits)
+    assert ledger.may_join(third, [second], limits)
 
 
 def test_a_result_of_another_run_is_dropped(tasks: tuple[Task, ...]) -> None:

@@ -13,9 +13,13 @@ import pytest
 
 from pipecrypt.errors import InterruptedRunError, WorkerError
 from pipecrypt.runs.files import decrypt
+from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import BytesDone
+from pipecrypt.runs.spec.policy import Policy
+from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.workers import local
-from tests.runs.conftest import NAMES, World
+from pipecrypt.store.location import Location
+from tests.runs.conftest import NAMES, World, write_table
 
 SCRIPT = Path(__file__).parent / "slow_script.py"
 LONG = 60.0
@@ -288,12 +292,56 @@ def test_killed_at_any_moment(world: World, start: Start) -> None:
         subprocess.run(["rm", "-rf", str(world.out)], check=True)
 
 
-def test_a_worker_without_its_driver_stops_before_publishing() -> None:
+@pytest.fixture
+def several_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each of two workers be at work on two files."""
+    monkeypatch.setenv("FILES_IN_FLIGHT", "2")
+    write_table(world.raw / "d.parquet")
+
+
+def test_several_files_of_a_killed_worker_are_tried_again(world: World, start: Start, several_at_once: None) -> None:
+    process = start(2, LONG, attempts=2)
+    victim, _ = _marked(world, 2)
+    _wait_for(lambda: len(world.leftovers()) == 4)
+    os.kill(victim, signal.SIGKILL)
+    _marked(world, 3)
+    assert len(world.leftovers()) == 3  # of the two that it had, one is tried, alone
+    (world.root / "go-on").touch()
+    output, _ = process.communicate(timeout=30)
+    *retried, done = output.splitlines()
+    assert done == "done 4"
+    assert len(retried) == 2
+    assert all(line.startswith("retried ") and " 2 was killed by SIGKILL " in line for line in retried)
+    assert world.leftovers() == []
+    _reads_back(world)
+
+
+def test_several_files_are_removed_when_a_run_is_stopped(world: World, start: Start, several_at_once: None) -> None:
+    process = start(2, LONG)
+    pids = _marked(world, 2)
+    _wait_for(lambda: len(world.leftovers()) == 4)
+    os.kill(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert output.startswith("InterruptedRunError")
+    assert len(output.splitlines()) == 1, output
+    assert world.tree() == {}
+    assert not any(_is_alive(pid) for pid in pids)
+
+
+def test_several_files_at_once_are_all_published(world: World, start: Start, several_at_once: None) -> None:
+    output, _ = start(2, 0.0).communicate(timeout=60)
+    assert output == "done 4\n"
+    _reads_back(world)
+
+
+def test_a_worker_without_its_driver_stops_before_publishing(world: World) -> None:
     ours, theirs = multiprocessing.Pipe()
-    on_bytes = local._progress(theirs, source_bytes=10)
+    source, sink = Location(str(world.raw)), Location(str(world.out))
+    task = make_plan(EncryptSpec(source=source, sink=sink, policy=Policy(default=world.key))).tasks[0]
+    on_bytes = local._progress(local._Driver(theirs), task)
     on_bytes(4)  # nothing is sent yet
-    on_bytes(6)
-    assert ours.recv() == BytesDone(10)
+    on_bytes(task.input_bytes - 4)
+    assert ours.recv() == local.TaskEvent(task.id, BytesDone(task.input_bytes))
     ours.close()
     with pytest.raises(local._StopError):
         on_bytes(0)
