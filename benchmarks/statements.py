@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.crypto.signature import Signature
 from pipecrypt.dataset.statement.envelope import encode_envelope, verify_envelope
 from pipecrypt.dataset.statement.file_list import FileEntry, encode_file_list
-from pipecrypt.dataset.statement.manifest import Manifest, VerifiedManifest, encode_statement
+from pipecrypt.dataset.statement.manifest import Manifest, encode_statement
 from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.parquet.policy import FooterMode
 
@@ -47,7 +48,7 @@ def write(count: int, folder: Path) -> None:
     (folder / "manifest.json").write_bytes(envelope)
 
 
-def _verified(folder: Path) -> VerifiedManifest:
+def _verified(folder: Path) -> Any:
     envelope = (folder / "manifest.json").read_bytes()
     return verify_envelope(envelope, lambda message, signatures: ("key",), _NOW + timedelta(days=1))
 
