@@ -128,6 +128,10 @@ def check_decrypts(place: Place, source: Path, encrypted: Path | None = None) ->
         raise WrongOutputError(f"{encrypted} is plaintext")
     command = ["decrypt", str(encrypted), str(plain), "--key", place.key()]
     environment = {**os.environ, "PIPECRYPT_STATE_DIR": ""}
-    subprocess.run([sys.executable, "-m", "pipecrypt", *command], check=True, capture_output=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipecrypt", *command], capture_output=True, env=environment, check=False
+    )
+    if done.returncode:
+        raise WrongOutputError(done.stderr.decode())
     check_same(source, plain)
     shutil.rmtree(plain) if plain.is_dir() else plain.unlink()
