@@ -118,8 +118,7 @@ class OpenedFile:
             self.footer = self._open_footer(sealed)  # (2)
             self.digests_entry = pop_digests(self.footer)
             self.originals: Originals | None = pop_originals(self.footer)
-            cipher = None if self._footer_key is None else MessageCipher(self._footer_key)
-            restore_notes(self.footer, cipher, self.aad, name)
+            restore_notes(self.footer, self._footer_cipher(), self.aad, name)
             if self.digests_entry is not None and self.originals is None:
                 raise FormatError(f"{name} has digests, but was not written by pipecrypt")
             self._check_algorithm(name)  # (3)
@@ -157,6 +156,9 @@ class OpenedFile:
             self.is_authenticated = False
             return sealed.metadata
         return open_footer(sealed, MessageCipher(self._footer_key), self.aad)
+
+    def _footer_cipher(self) -> MessageCipher | None:
+        return None if self._footer_key is None else MessageCipher(self._footer_key)
 
     def _check_algorithm(self, name: str) -> None:
         # Beside an encrypted footer the algorithm stands in clear, and nothing authenticates it. Under AES_GCM_CTR_V1
