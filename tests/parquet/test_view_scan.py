@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.errors import FormatError, IntegrityError, KeyNotFoundError, PipecryptError
 from pipecrypt.parquet.files import TableView, open_table_view
 from pipecrypt.parquet.footer.stored import read_sealed_footer
-from pipecrypt.parquet.policy import FooterMode, KeyScope
+from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.table import view_layout
 from pipecrypt.parquet.wire.thrift import encode_zigzag
 from pipecrypt.reading.view_file import ViewFile
@@ -108,10 +110,13 @@ def test_it_shows_what_an_opened_footer_shows(
         plain = parquet_bytes(table, **options)
     except (TypeError, KeyError, OSError):
         pytest.skip("this pyarrow writes no such file")
-    data = encrypt(plain, all_columns(data_keys=scope), keys)
-    assert _whole(data, keys) == _opened(monkeypatch, data, keys)
-    with open_table_view(MemorySource(data), keys=keys, statistics=False) as view:
-        assert pq.read_table(io.BytesIO(view.read_range(0, view.size_bytes))).equals(pq.read_table(io.BytesIO(plain)))
+    some = only(table.column_names[0])
+    for policy in (all_columns(data_keys=scope), some, replace(some, digest=DigestAlgorithm.SHA256)):
+        data = encrypt(plain, policy, keys)
+        assert _whole(data, keys) == _opened(monkeypatch, data, keys)
+        with open_table_view(MemorySource(data), keys=keys, statistics=False) as view:
+            shown = io.BytesIO(view.read_range(0, view.size_bytes))
+            assert pq.read_table(shown).equals(pq.read_table(io.BytesIO(plain)))
 
 
 def test_usual_files_are_scanned(keys: SharedKeys) -> None:
@@ -123,11 +128,17 @@ def test_usual_files_are_scanned(keys: SharedKeys) -> None:
                 assert view.clear_columns == view.locked_columns == frozenset()
                 assert len(view.column_keys) == len(view.leaves)
                 assert view.is_authenticated
+        data = encrypt(parquet_bytes(sample(), **options), only("email"), keys)  # type: ignore[arg-type]
+        with open_table_view(MemorySource(data), keys=keys, statistics=False) as view:
+            assert _is_scanned(view)
+            assert view.clear_columns == frozenset(range(len(view.leaves))) - {1}
+            assert list(view.column_keys) == [1]
 
 
 def test_others_are_opened(keys: SharedKeys) -> None:
     plain = parquet_bytes(sample(), row_group_size=100)
-    for policy in (only("email"), all_columns(FooterMode.ENCRYPTED)):
+    digested = only("email", digest=DigestAlgorithm.SHA256)
+    for policy in (digested, all_columns(FooterMode.ENCRYPTED), EncryptionPolicy(default="master", uniform=True)):
         with open_table_view(MemorySource(encrypt(plain, policy, keys)), keys=keys, statistics=False) as view:
             assert not _is_scanned(view)
 
@@ -210,13 +221,14 @@ def test_sealed_metadata_that_was_changed_is_noticed_when_it_is_read(keys: Share
         open_table_view(MemorySource(bytes(changed)), keys=keys, statistics=False)
 
 
+@pytest.mark.parametrize("policy", [all_columns(), only("text")], ids=["all", "some"])
 def test_no_mutation_of_a_footer_is_read_otherwise_than_by_the_whole_parser(
-    keys: SharedKeys, monkeypatch: pytest.MonkeyPatch
+    keys: SharedKeys, monkeypatch: pytest.MonkeyPatch, policy: EncryptionPolicy
 ) -> None:
     """Nothing authenticates the footer here, so that the parsers themselves are compared."""
 
     table = pa.table({"id": range(40), "text": [str(number) for number in range(40)]})
-    data = encrypt(parquet_bytes(table, row_group_size=20, write_page_index=True), all_columns(), keys)
+    data = encrypt(parquet_bytes(table, row_group_size=20, write_page_index=True), policy, keys)
     start, rng, same = read_sealed_footer(MemorySource(data)).body_end, random.Random(7), 0  # noqa: S311  # of a test
     for _ in range(600):
         changed = bytearray(data)

@@ -223,6 +223,10 @@ class OpenedFile:
                 self.locked[chunk.ordinals] = error
         return chunks
 
+    def note_clear_column(self, column: int) -> None:
+        """Note that a leaf column is in plaintext in a row group that was looked at, and not opened."""
+        self._clear_columns.add(column)
+
     def open_key_at(self, row_group: int, column: int, key_metadata: bytes) -> DataKey:
         """Return the data key of a chunk that has one of its own, by what its footer entry says of it.
 

@@ -25,28 +25,30 @@ from pipecrypt.parquet.footer.segments import MAX_INDEX_BYTES, UNDECLARED_BYTES
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES
 from pipecrypt.parquet.wire.fields import COLUMN_META_DATA, FileMetaData
 from pipecrypt.parquet.wire.thrift import Raw, Struct, encode_varint, encoded_bytes, keep_encoded
-from pipecrypt.parquet.wire.thrift_read import read_struct
+from pipecrypt.parquet.wire.thrift_read import read_struct, skip_value
 
 __all__ = ["LazyChunks", "ScannedFooter", "scan_footer"]
 
 _MOST_CHUNKS: Final = 1 << 16  # of more, numbers would take much memory
 
 # parquet.thrift in the compact protocol. A header is the distance to the field before (4 bits) and a type (4 bits).
-_VARINT: Final = rb"[\x80-\xff]{0,9}[\x00-\x7f]"
+_V: Final = rb"[\x80-\xff]{0,9}[\x00-\x7f]"  # a varint
 _LISTS: Final = b"|".join(re.escape(bytes((n << 4 | 5,))) + rb"[\x00-\x7f]{%d}" % n for n in range(1, 9))
-_METADATA: Final = (
-    rb"\x15[\x00-\x7f]\x19(?:%(lists)b)\x19%(path)b\x15[\x00-\x7f]"  # type, encodings, path_in_schema, codec
-    rb"\x16(%(v)b)\x16%(v)b\x16(%(v)b)"  # num_values, total_uncompressed_size, total_compressed_size
-    rb"\x26(%(v)b)(?:\x26(%(v)b))?"  # data_page_offset, dictionary_page_offset
+# ColumnChunk: file_offset, meta_data: type, encodings; the path follows
+_HEAD: Final = re.compile(rb"\x26%b\x1c()\x15[\x00-\x7f]\x19(?:%b)\x19" % (_V, _LISTS), re.DOTALL)
+# codec, num_values, total_uncompressed_size, total_compressed_size, data_page_offset, dictionary_page_offset
+_PLACE: Final = re.compile(
+    rb"\x15[\x00-\x7f]\x16(%b)\x16%b\x16(%b)\x26(%b)(?:\x26(%b))?" % (_V, _V, _V, _V, _V), re.DOTALL
 )
-_CHUNK: Final = (
-    rb"\x26%(v)b\x1c(" + _METADATA + rb"\x00)"  # ColumnChunk: file_offset, meta_data
-    # offset_index_offset, _length, column_index_offset, _length, all or none or the first two; then crypto_metadata
-    rb"(?:\x16(%(v)b)\x15(%(v)b)(?:\x16(%(v)b)\x15(%(v)b)\x1c|\x3c)|\x5c)"
-    rb"\x2c\x19%(path)b\x18(%(v)b)"  # ENCRYPTION_WITH_COLUMN_KEY: path_in_schema, length of key_metadata
-)
-# The ends of both structs of crypto_metadata, and the header of encrypted_column_metadata.
-_BETWEEN: Final = b"\x00\x00\x18"
+_DATA_PAGE_FIELD: Final = 9
+_DICTIONARY_FIELD: Final = 11
+_BLOOM_FIELDS: Final = (14, 15)
+# Behind meta_data: offset_index_offset, its length, column_index_offset, its length; all, none, or the first two. Then
+# of an encrypted chunk crypto_metadata: ENCRYPTION_WITH_COLUMN_KEY; its path follows. A chunk in plaintext ends.
+_INDEXES: Final = rb"\x16(%b)\x15(%b)(?:\x16(%b)\x15(%b)" % (_V, _V, _V, _V)
+_SEALED_TAIL: Final = re.compile(rb"\x00(?:%b\x1c|\x3c)|\x5c)\x2c\x19" % _INDEXES, re.DOTALL)
+_PLAIN_TAIL: Final = re.compile(rb"(?:%b)?)?\x00" % _INDEXES, re.DOTALL)
+_BYTES: Final = re.compile(rb"\x18(%b)" % _V, re.DOTALL)  # key_metadata, encrypted_column_metadata: then so many bytes
 _WRAPPED_KEY: Final = b'"wrappedDEK":"'
 
 
@@ -59,7 +61,9 @@ class _Found(NamedTuple):
         num_values: likewise.
         entry: its ColumnChunk, up to the end of the clear metadata.
         metadata_at: where that begins.
-        key_metadata: of its data key.
+        place_end: where the fields end that tell its place.
+        last_field: the last of them.
+        key_metadata: of its data key; None of a chunk in plaintext, as the next one.
         sealed: its encrypted metadata.
     """
 
@@ -68,8 +72,10 @@ class _Found(NamedTuple):
     num_values: int
     entry: bytes
     metadata_at: int
-    key_metadata: bytes
-    sealed: bytes
+    place_end: int
+    last_field: int
+    key_metadata: bytes | None = None
+    sealed: bytes = b""
 
 
 class ScannedFooter(NamedTuple):
@@ -117,6 +123,8 @@ class LazyChunks:
 
     def _open(self, row_group: int, column: int) -> PagePlace:
         found = self._found[row_group][column]
+        if found.key_metadata is None:
+            raise AssertionError("a chunk in plaintext is not opened")
         what = f"metadata of {self._opened.row_groups.what(row_group, column)}"
         data = self._opened.open_sealed_metadata(row_group, column, found.key_metadata, found.sealed)
         metadata, _ = read_struct(data, 0, COLUMN_META_DATA, what)
@@ -129,11 +137,15 @@ class LazyChunks:
 
 
 def scan_footer(opened: OpenedFile, *, statistics: bool) -> ScannedFooter | None:
-    """Return what a readable footer shows, if all chunks are encrypted under their own keys, which are at hand.
+    """Return what a readable footer shows, if all chunks are encrypted under keys of their own, or in plaintext.
 
     With statistics, the sealed metadata of each chunk is opened, and shown in the place of the clear one. The file
-    stays as it is. None where the whole parser is to look at it: the footer is encrypted, something is in
-    plaintext, or written in another way, or is malformed; or a key is missing.
+    stays as it is. None where the whole parser is to look at it: the footer is encrypted, written in another way, or
+    malformed; or a key is missing.
+
+    Args:
+        opened: the file.
+        statistics: show those of encrypted columns.
 
     Raises:
         AccessError: a key service refused or failed.
@@ -160,13 +172,12 @@ class _Scanner:
 
     def __init__(self, opened: OpenedFile, leaves: Sequence[LeafColumn]) -> None:
         self._opened = opened
-        self._patterns = [_pattern(leaf.path, _CHUNK) for leaf in leaves]
+        self._paths = [_encoded_path(leaf.path) for leaf in leaves]
         self._heads: set[bytes] = set()
-        self._metadata = [_pattern(leaf.path, _METADATA) for leaf in leaves]
         self._begin = b"\x19" + _list_header(len(leaves), 12)
         self.found: list[list[_Found]] = []
         self._ends: list[bytes] = []  # of each row group, behind its chunks
-        # start, bytes, row group, column; the last two -1 of an index
+        # start, bytes, row group, column; the last two -1 of what is not an encrypted chunk
         self._parts: list[tuple[int, int, int, int]] = []
 
     def scan(self, index: int, data: bytes) -> bool:
@@ -174,8 +185,8 @@ class _Scanner:
         if not data.startswith(self._begin):
             return False
         at, found = len(self._begin), list[_Found]()
-        for column, pattern in enumerate(self._patterns):
-            chunk = self._chunk(index, column, data, at, pattern)
+        for column, path in enumerate(self._paths):
+            chunk = self._chunk(index, column, data, at, path)
             if chunk is None:
                 return False
             found.append(chunk[0])
@@ -198,44 +209,60 @@ class _Scanner:
         return made
 
     def _with_statistics(self, index: int, column: int, found: _Found) -> bytes | None:
+        if found.key_metadata is None:
+            return found.entry
         try:
             data = self._opened.open_sealed_metadata(index, column, found.key_metadata, found.sealed)
         except KeyNotFoundError:
             return None
-        # All that a place is made of stands before the statistics.
-        sealed, clear = self._metadata[column].match(data), self._metadata[column].match(found.entry, found.metadata_at)
-        if sealed is None or clear is None or sealed.groups() != clear.groups():
+        place = found.entry[found.metadata_at : found.place_end]
+        # All that tells a place stands before the statistics, and is the same in both.
+        if not data.startswith(place) or len(data) == len(place):
+            return None
+        distance = data[len(place)] >> 4
+        if data[len(place)] and (not distance or found.last_field + distance <= _DICTIONARY_FIELD):
             return None
         return found.entry[: found.metadata_at] + data
 
-    def _chunk(
-        self, index: int, column: int, data: bytes, at: int, pattern: re.Pattern[bytes]
-    ) -> tuple[_Found, int] | None:
-        match = pattern.match(data, at)
-        if match is None:
+    def _chunk(self, index: int, column: int, data: bytes, at: int, path: bytes) -> tuple[_Found, int] | None:
+        """Return a chunk and where the next one begins; None where it is left to the whole parser."""
+        head = _HEAD.match(data, at)
+        place = None if head is None else _PLACE.match(data, head.end() + len(path))
+        if head is None or place is None or not data.startswith(path, head.end()):
             return None
-        values, stored, data_page, dictionary, *indexes, key_bytes = match.groups()[1:]
-        key_at = match.end()
-        key_end = key_at + _unsigned(key_bytes)
-        sealed_at = key_end + len(_BETWEEN)
-        length = _LENGTH.match(data, sealed_at)
-        key_metadata = data[key_at:key_end]
-        if data[key_end:sealed_at] != _BETWEEN or length is None or not self._is_at_hand(index, column, key_metadata):
-            return None
-        end = length.end() + _unsigned(length[0])
-        if data[end : end + 1] != b"\x00":
-            return None
+        values, stored, data_page, dictionary = place.groups()
         first, other = _signed(data_page), 0 if dictionary is None else _signed(dictionary)
         found = _Found(
             other if other > 0 and (other < first or first == 0) else first,
             _signed(stored),
             _signed(values),
-            data[at : match.end(1)],
-            match.start(1) - at,
-            key_metadata,
-            data[length.end() : end],
+            data[at : place.end() + 1],
+            head.start(1) - at,
+            place.end() - at,
+            _DATA_PAGE_FIELD if dictionary is None else _DICTIONARY_FIELD,
         )
-        return (found, end + 1) if self._add_parts(found, indexes, index, column) else None
+        tail = _SEALED_TAIL.match(data, place.end())
+        if tail is None:
+            return self._plain(found, column, data, at)
+        if not data.startswith(path, tail.end()):
+            return None
+        key_end, key_metadata = _binary(data, tail.end() + len(path))
+        end, sealed = _binary(data, key_end + 2)
+        if key_metadata is None or sealed is None or data[key_end : key_end + 2] != b"\x00\x00":
+            return None
+        if data[end : end + 1] != b"\x00" or not self._is_at_hand(index, column, key_metadata):
+            return None
+        found = found._replace(key_metadata=key_metadata, sealed=sealed)
+        return (found, end + 1) if self._add_parts(found, tail.groups(), index, column) else None
+
+    def _plain(self, found: _Found, column: int, data: bytes, at: int) -> tuple[_Found, int] | None:
+        end = _skip_rest(data, at + found.place_end, found.last_field)
+        tail = None if end is None else _PLAIN_TAIL.match(data, end)
+        if end is None or tail is None or self._opened.digests_entry is not None:
+            return None
+        self._opened.note_clear_column(column)
+        found = found._replace(entry=data[at:end])
+        return (found, tail.end()) if self._add_parts(found, tail.groups(), -1, -1) else None
 
     def _add_parts(self, found: _Found, indexes: Sequence[bytes | None], index: int, column: int) -> bool:
         """Note the parts of a chunk, as `segments.chunk_parts` does; False where it would refuse them."""
@@ -276,13 +303,32 @@ class _Scanner:
         return chunks
 
 
-_LENGTH: Final = re.compile(_VARINT, re.DOTALL)
-
-
-def _pattern(path: Sequence[str], text: bytes) -> re.Pattern[bytes]:
+def _encoded_path(path: Sequence[str]) -> bytes:
     names = [name.encode() for name in path]
-    listed = _list_header(len(names), 8) + b"".join(encode_varint(len(name)) + name for name in names)
-    return re.compile(text % {b"v": _VARINT, b"lists": _LISTS, b"path": re.escape(listed)}, re.DOTALL)
+    return _list_header(len(names), 8) + b"".join(encode_varint(len(name)) + name for name in names)
+
+
+def _skip_rest(data: bytes, at: int, field: int) -> int | None:
+    """Return where a ColumnMetaData ends; None where it is malformed, or names a Bloom filter, which a view hides."""
+    try:
+        while header := data[at]:
+            distance = header >> 4
+            field += distance
+            if not distance or field in _BLOOM_FIELDS:
+                return None
+            at = skip_value(data, at + 1, header & 15, 0)
+    except IndexError:
+        return None
+    return at + 1
+
+
+def _binary(data: bytes, at: int) -> tuple[int, bytes | None]:
+    """Return where a binary field ends, and its value; None where there is none."""
+    length = _BYTES.match(data, at)
+    if length is None:
+        return at, None
+    end = length.end() + _unsigned(length[1])
+    return end, data[length.end() : end]
 
 
 def _list_header(count: int, kind: int) -> bytes:
