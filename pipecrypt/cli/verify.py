@@ -51,7 +51,7 @@ def verify(
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=256, help="Files read at once; default: one for each processor, four if remote."),
+        typer.Option(min=1, max=256, help="Files read at once; default: one for each processor, 16 or more if remote."),
     ] = None,
 ) -> int:
     """Check that a dataset is what was signed, without any key."""

@@ -13,7 +13,8 @@ import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, ClassVar, Final, NoReturn
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 import fsspec
 from fsspec.implementations.chained import ChainedFileSystem
@@ -21,7 +22,16 @@ from fsspec.implementations.chained import ChainedFileSystem
 from pipecrypt.dataset.signed_file import SignedFile
 from pipecrypt.dataset.statement.paths import RESERVED_DIRECTORY
 from pipecrypt.dataset.trust import Trust, given_trust
-from pipecrypt.errors import IntegrityError, NoRegularFileError, PipecryptError, UnsupportedError, UsageError
+from pipecrypt.errors import (
+    ConflictError,
+    ContentError,
+    IntegrityError,
+    NoRegularFileError,
+    PipecryptError,
+    StorageError,
+    UnsupportedError,
+    UsageError,
+)
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.reading.statements import (
     DIRECTORY,
@@ -38,12 +48,14 @@ from pipecrypt.reading.statements import (
 from pipecrypt.reading.view_file import FileView, ViewFile
 from pipecrypt.reading.views import StoredFile, Views, check_names, view_options
 from pipecrypt.store.filesystem import LocalFile, fingerprint_of, is_local_filesystem, size_of
+from pipecrypt.store.protocol import SourceFile
 
 __all__ = ["PipecryptFileSystem"]
 
 _PROTOCOL: Final = "pipecrypt"
 # Taken for one more release in the place of a Trust.
 _BESIDE_TRUST: Final = frozenset({"threshold", "verify", "min_version", "dataset_id"})
+_Result = TypeVar("_Result")
 _GLOB_CHARACTERS: Final = re.compile(r"[*?\[]")
 
 
@@ -111,16 +123,25 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         self.fs = fs or fsspec.filesystem(target_protocol or "file", **dict(target_options or {}))
         self._views = Views(self.fs, self._view_options)
         self._finalizer = weakref.finalize(self, self._views.close)
+        self._listed_files: Mapping[str, SourceFile] = {}
         # Paths are spelled as the other file system spells them, which its class alone does not know.
         self._strip_protocol = self._strip
 
-    def use(self, *, credentials: Credentials | None = None, signed: Mapping[str, SignedFile] | None = None) -> None:
-        """Open keys with these credentials, and show these files only. Neither is pickled with the file system.
+    def use(
+        self,
+        *,
+        credentials: Credentials | None = None,
+        signed: Mapping[str, SignedFile] | None = None,
+        listed: Mapping[str, SourceFile] = MappingProxyType({}),
+    ) -> None:
+        """Open keys with these credentials, and show these files only. Nothing of it is pickled with the file system.
 
         Args:
             credentials: instead of the environment's.
             signed: what was signed about each file, by path; None: looked for as files are opened.
+            listed: what a listing told about files, by path: they are not looked up again, nor opened by `info`.
         """
+        self._listed_files = listed
         self._views.close()
         self._views = Views(self.fs, self._view_options, credentials, pinned=signed)
         self._finalizer = weakref.finalize(self, self._views.close)
@@ -161,14 +182,46 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
             FileNotFoundError: there is no such file.
             PipecryptError: it cannot be opened.
         """
-        path = self._strip(path)
-        return self._views.view(self._look(path)[1])
+        return self._viewed(self._strip(path))[2]
+
+    def count_rows(self, path: str) -> int:
+        """Return the rows of a table from its footer, which is authenticated where its key is at hand.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            UsageError: the file holds no table.
+            PipecryptError: it cannot be opened.
+        """
+        return self._with_file(self._strip(path), self._views.count_rows)[2]
+
+    def _viewed(self, path: str) -> tuple[dict[str, Any], StoredFile, FileView | None]:
+        return self._with_file(path, self._views.view)
+
+    def _with_file(self, path: str, use: Callable[[StoredFile], _Result]) -> tuple[dict[str, Any], StoredFile, _Result]:
+        """Return what the storage says about a file, and what `use` makes of it.
+
+        A remote file that was listed is not looked up before. Where that goes wrong it may have been replaced since.
+        """
+        listed = None if is_local_filesystem(self.fs) else self._listed_files.get(path)
+        if listed is not None:
+            file = StoredFile(self.fs, path, listed.size_bytes, listed.fingerprint)
+            try:
+                return {"name": path, "size": listed.size_bytes, "type": "file"}, file, use(file)
+            except (ContentError, ConflictError, IntegrityError, StorageError):
+                now = self._look(path)[1]
+                if now.fingerprint == listed.fingerprint:
+                    raise
+        info, file = self._look(path)
+        return info, file, use(file)
 
     # ---- names ----
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         """Return what is known about a path; the size of a file is that of its plaintext view."""
         path = self._strip(path)
+        listed = self._listed_files.get(path)
+        if listed is not None:
+            return {"name": path, "size": listed.size_bytes, "type": "file"}
         info, file = self._look(path, options)
         if info.get("type") == "file":
             view = self._views.view(file)
@@ -290,6 +343,8 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
     def isfile(self, path: str) -> bool:
         """Return whether the path is a file."""
         path = self._strip(path)
+        if path in self._listed_files:  # whether it still is shows when it is opened
+            return True
         if self._is_hidden(path):
             return False
         return bool(self.fs.isfile(path)) or (not self.fs.exists(path) and self.exists(path))
@@ -363,8 +418,11 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         if mode != "rb":
             self._refuse()
-        info, file = self._look(path)
-        view = self._views.view(file) if info.get("type") != DIRECTORY else None
+        if path in self._listed_files:
+            info, file, view = self._viewed(path)
+        else:
+            info, file = self._look(path)
+            view = self._views.view(file) if info.get("type") != DIRECTORY else None
         if view is None and is_local_filesystem(self.fs) and info.get("type") != DIRECTORY:
             return LocalFile(file.place, info)
         if view is None:

@@ -27,6 +27,7 @@ from pipecrypt.keys.credentials import Credentials, given_credentials
 from pipecrypt.keys.held_keys import Session
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.files import BlobView, ChunkCache, MissingKeys, is_parquet, open_view
+from pipecrypt.parquet.footer.opened import count_rows
 from pipecrypt.parquet.footer.stored import read_stored_footer
 from pipecrypt.reading.statements import Statements
 from pipecrypt.reading.view_file import FileView
@@ -298,6 +299,24 @@ class Views:
         if view is not None and current.checks.warns:
             warn_unchecked()
         return view
+
+    def count_rows(self, file: StoredFile) -> int:
+        """Return the rows of a table, as its footer says; no column's key is opened for it, and no view is kept.
+
+        Raises:
+            UsageError: the file holds no table.
+            FormatError: no Parquet file, truncated or malformed.
+            AccessError: the footer is encrypted, and its key is missing or was refused.
+            IntegrityError: the footer was changed after it was written.
+            StorageError: the storage failed.
+        """
+        current = self._open_current()
+        stored = read_stored_footer(FileRanges(file))
+        keys = keys_of_object(file.fs, file.path, current.session)
+        rows = count_rows(stored, keys=keys, aad_prefix=self._options.aad_prefix)
+        if stored.sealed is not None and current.checks.warns:
+            warn_unchecked()
+        return rows
 
     def known(self, file: StoredFile) -> tuple[FileView | None] | None:
         """Return the view in a tuple if it was opened before and the file is still the same, else None."""

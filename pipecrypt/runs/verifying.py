@@ -31,6 +31,7 @@ from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.store.location import Location, Place
 from pipecrypt.store.open import open_store
 from pipecrypt.store.small_files import locate
+from pipecrypt.vocabulary.in_flight import AT_ONCE
 
 __all__ = ["verify"]
 
@@ -72,7 +73,8 @@ def verify(
         remember: refuse a version older than one that was accepted here before, and remember this one.
         forget: accept whatever version is there now, and remember that one. Where nothing is signed any more, what was
             accepted before is forgotten, so that a signed run may begin anew; no key needs to be trusted for that.
-        workers: files read at once, each by a thread; default: one for each processor, four where they are not local.
+        workers: files read at once, each by a thread; default: one for each processor, and more where they are not
+            local: four for each, and at least 16.
         storage_options: for fsspec.
         credentials: what opens the keys, and the keystores in `trust` to prove what they say; default: the environment
             of this process.
@@ -189,7 +191,8 @@ def _worker_count(workers: int | None, location: Location) -> int:
     if workers is None:
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # What is far away is waited for.
-        return min(_REMOTE_WORKERS * processors if open_store(location).is_remote else processors, _MAX_WORKERS)
+        remote = max(AT_ONCE, _REMOTE_WORKERS * processors)
+        return min(remote if open_store(location).is_remote else processors, _MAX_WORKERS)
     if type(workers) is not int or not 1 <= workers <= _MAX_WORKERS:
         raise UsageError(f"{workers!r} workers", hint=f"give a number from 1 to {_MAX_WORKERS}")
     return workers

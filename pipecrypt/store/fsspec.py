@@ -54,7 +54,7 @@ from pipecrypt.store.publication import Publication, is_temporary, new_token
 from pipecrypt.vocabulary.ranges import SourceTraits
 from pipecrypt.vocabulary.retry import Retry, TruncatedError, http_status
 
-__all__ = ["FsspecStore", "RemoteRanges", "read_small_object"]
+__all__ = ["FsspecStore", "RemoteRanges", "find_files", "read_small_object"]
 
 _log = logging.getLogger(__name__)
 _ONCE: Final = Retry(0)
@@ -104,7 +104,7 @@ class FsspecStore(Store):
     def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
         """Yield everything below a path that is not a directory itself."""
         with self._reach("list", path) as (start, remote):
-            for below, info in _find(remote):
+            for below, info in self._find_below(remote):
                 # An empty object whose name ends so stands for a directory.
                 is_marker = below.endswith("/") and not info.get("size")
                 if info.get("type", "file") != "directory" and below and not is_marker:
@@ -113,6 +113,9 @@ class FsspecStore(Store):
                     except IntegrityError:  # whoever removes or moves what is found must not do so elsewhere
                         source = None
                     yield Entry(start, below, EntryKind.FILE, source)
+
+    def _find_below(self, remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
+        return find_files(remote)
 
     def is_empty(self, *, besides: str | None = None) -> bool:
         """Return whether nothing is at the root, or a directory without files."""
@@ -157,11 +160,18 @@ class FsspecStore(Store):
     # ---- writing ----
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open a new file."""
         place = self._at(path)
-        return RemotePublication(place, self._open_filesystem(place), overwrite=overwrite, token=token or new_token())
+        remote, token = self._open_filesystem(place), token or new_token()
+        return RemotePublication(place, remote, overwrite=overwrite, token=token, is_free=is_free)
 
     def replace(self, data: bytes, path: str = "", *, expected: Revision | None) -> None:
         """Let a small file appear, if there is what was read there before."""
@@ -287,10 +297,18 @@ def _replace_on_condition(remote: RemoteFilesystem, place: Location, data: bytes
 # ---- what file systems say ----
 
 
-def _find(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield all that a file system lists below a path, by names relative to it."""
+def find_files(
+    remote: RemoteFilesystem, find: Callable[[], Mapping[str, dict[str, Any]]] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield all that a file system lists below a path, by names relative to it.
+
+    Args:
+        remote: the file system and the path.
+        find: lists it once, by paths of the file system; default: fsspec's way.
+    """
+    find = find or (lambda: remote.fs.find(remote.path, detail=True))
     try:
-        found = remote.retry.call(lambda: remote.fs.find(remote.path, detail=True))
+        found = remote.retry.call(find)
     except (FileNotFoundError, NotADirectoryError):
         return
     base = remote.path.rstrip("/") + "/"
@@ -300,7 +318,7 @@ def _find(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _find_whole_files(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
     """Leave out an empty object that stands for a directory, and what a run that was killed left behind."""
-    for path, info in _find(remote):
+    for path, info in find_files(remote):
         is_other = path.endswith("/") or is_temporary(path.rsplit("/", 1)[-1])
         if info.get("type", "file") == "file" and not is_other:
             yield path, info

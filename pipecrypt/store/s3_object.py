@@ -33,6 +33,7 @@ __all__ = [
     "condition",
     "copied_ranges",
     "first_part_bytes",
+    "list_objects",
     "part_bytes",
 ]
 
@@ -200,6 +201,13 @@ class S3Object:
 
     def _metadata(self, write_id: str) -> dict[str, str]:
         return {**self._fs.s3_additional_kwargs.get("Metadata", {}), WRITE_ID: write_id}
+
+
+def list_objects(remote: RemoteFilesystem) -> dict[str, dict[str, Any]]:
+    """Return what s3fs says about all objects whose names begin with a path and a slash, by their paths."""
+    fs = remote.fs
+    found = sync(fs.loop, fs._lsdir, remote.path.rstrip("/"), delimiter="")
+    return {info["name"]: info for info in found}
 
 
 def copied_ranges(size_bytes: int) -> list[tuple[int, int]]:

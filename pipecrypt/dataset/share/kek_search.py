@@ -6,7 +6,7 @@ lists nothing, so all footers are read. An encrypted footer hides the KEKs of it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipecrypt.dataset.listing import ENCRYPTED_FILES
@@ -20,7 +20,7 @@ from pipecrypt.errors import AccessError, DamagedKeystoreError, SourceNotFoundEr
 from pipecrypt.keys.grants import Grants
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.parquet.footer.keys import KeyUse, column_key_uses, footer_key_use, open_clear_or_sealed
-from pipecrypt.parquet.footer.stored import read_stored_footer
+from pipecrypt.parquet.footer.stored import StoredFooter, read_stored_footer
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.store.listing import list_in_place
 from pipecrypt.store.location import Location
@@ -29,6 +29,7 @@ from pipecrypt.store.protocol import EntryKind, SourceFile
 from pipecrypt.store.small_files import LocatedFiles, locate
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.documents import encode_base64
+from pipecrypt.vocabulary.in_flight import AT_ONCE, map_in_flight
 
 __all__ = ["EncryptedData", "KEKSearch", "LocatedKEK", "find_encrypted_data", "search_keks"]
 
@@ -64,6 +65,23 @@ class EncryptedData:
     def read_grants(self) -> Grants:
         """Return its grants; raises as `grants.read_grants`."""
         return read_grants(self.files, self._grants_path)
+
+    def read_footers(self, files: Iterable[SourceFile | FileEntry]) -> Iterator[tuple[SourceFile, StoredFooter]]:
+        """Yield files, looked up where a manifest lists them, with their footers, in order.
+
+        Several are read at once where they are not local.
+
+        Raises:
+            PipecryptError: a file is not there, its footer cannot be read, or is malformed.
+        """
+
+        def read(file: SourceFile | FileEntry) -> tuple[SourceFile, StoredFooter]:
+            found = _listed(self, file) if isinstance(file, FileEntry) else file
+            with open_range_source(found) as source:
+                return found, read_stored_footer(source)
+
+        at_once = AT_ONCE if open_store(self.location).is_remote else 1
+        return map_in_flight(read, files, name="footer", at_once=at_once)
 
     @property
     def _grants_path(self) -> str:
@@ -142,16 +160,14 @@ class KEKSearch:
         """Each once, or several times where files claim different things about one id."""
         return tuple(self._found.values())
 
-    def read(self, file: SourceFile) -> None:
-        """Add the KEKs of a file.
+    def add(self, location: Location, stored: StoredFooter) -> None:
+        """Add the KEKs of a file by its footer.
 
         Raises:
-            PipecryptError: its footer cannot be read, or is malformed.
+            PipecryptError: it is malformed.
         """
         self.footers_read += 1
-        with open_range_source(file) as source:
-            stored = read_stored_footer(source)
-        sealed, location = stored.sealed, file.location
+        sealed = stored.sealed
         if sealed is None:
             return
         self._add(footer_key_use(sealed), location)
@@ -186,12 +202,22 @@ def search_keks(place: EncryptedData, keys_of: Callable[[Location], DataKeys]) -
     """
     search = KEKSearch(keys_of)
     if place.version is None:
-        for source in list_in_place(place.location, ENCRYPTED_FILES):
-            search.read(source)
+        sources = list_in_place(place.location, ENCRYPTED_FILES)
+        for source, stored in place.read_footers(sources):
+            search.add(source.location, stored)
         return search
+    due: list[FileEntry] = []
+    others: list[FileEntry] = []
+    named: set[str] = set()
     for entry in place.version.entries.values():
-        if not search.kek_ids.issuperset(entry.kek_ids):
-            search.read(_listed(place, entry))
+        (others if named.issuperset(entry.kek_ids) else due).append(entry)
+        named.update(entry.kek_ids)
+    for source, stored in place.read_footers(due):
+        search.add(source.location, stored)
+    # The files above may lack KEKs that the manifest claims they have.
+    missing = [entry for entry in others if not search.kek_ids.issuperset(entry.kek_ids)]
+    for source, stored in place.read_footers(missing):
+        search.add(source.location, stored)
     return search
 
 

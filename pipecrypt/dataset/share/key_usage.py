@@ -20,9 +20,8 @@ from pipecrypt.keys.keyring import RequestOrigin
 from pipecrypt.keys.material import KeyMaterial, MaterialReader
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.footer.keys import column_key_uses, footer_key_use, read_key_names
-from pipecrypt.parquet.footer.stored import read_stored_footer
+from pipecrypt.parquet.footer.stored import StoredFooter
 from pipecrypt.store.listing import list_sources
-from pipecrypt.store.open import open_range_source
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.clock import utc_text
 from pipecrypt.vocabulary.secret import DataKey
@@ -158,8 +157,8 @@ class UsageClaims:
         self._keys: dict[str, _KeyClaims] = {}
         self._reader = MaterialReader()
         self._files = self._plaintext = self._hidden = self._unnamed = 0
-        for source in list_sources(place.location, ENCRYPTED_FILES):
-            self._look_into(source)
+        for source, stored in place.read_footers(list_sources(place.location, ENCRYPTED_FILES)):
+            self._look_into(source, stored)
         manifest = place.manifest
         self.usage = DatasetUsage(
             dataset=place.name,
@@ -176,9 +175,7 @@ class UsageClaims:
         """Return what files hold of each KEK under a master key, by KEK id."""
         return self._keys.get(master_key_id, _KeyClaims()).keks
 
-    def _look_into(self, file: SourceFile) -> None:
-        with open_range_source(file) as source:
-            stored = read_stored_footer(source)
+    def _look_into(self, file: SourceFile, stored: StoredFooter) -> None:
         self._files += 1
         sealed = stored.sealed
         if sealed is None:

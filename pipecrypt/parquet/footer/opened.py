@@ -21,12 +21,12 @@ from pipecrypt.errors import (
     UnsupportedError,
     UsageError,
 )
-from pipecrypt.parquet.footer.entries import Originals, pop_digests, pop_originals, restore_notes
-from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts
-from pipecrypt.parquet.footer.stored import SealedFooter, open_footer
+from pipecrypt.parquet.footer.entries import Originals, entry_values, pop_digests, pop_originals, restore_notes
+from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts, row_count
+from pipecrypt.parquet.footer.stored import SealedFooter, StoredFooter, open_footer
 from pipecrypt.parquet.policy import KeyScope
 from pipecrypt.parquet.protocols import DataKeys
-from pipecrypt.parquet.wire.fields import COLUMN_META_DATA, ColumnChunk, ColumnCrypto
+from pipecrypt.parquet.wire.fields import BLOB_KEY, COLUMN_META_DATA, ColumnChunk, ColumnCrypto
 from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, open_module
 from pipecrypt.parquet.wire.thrift import Struct
 from pipecrypt.parquet.wire.thrift_read import read_struct
@@ -37,6 +37,7 @@ __all__ = [
     "OpenedCheck",
     "OpenedFile",
     "as_tampering",
+    "count_rows",
     "resolve_prefix",
 ]
 
@@ -115,8 +116,7 @@ class OpenedFile:
             self.footer = self._open_footer(sealed)  # (2)
             self.digests_entry = pop_digests(self.footer)
             self.originals: Originals | None = pop_originals(self.footer)
-            cipher = None if self._footer_key is None else MessageCipher(self._footer_key)
-            restore_notes(self.footer, cipher, self.aad, name)
+            restore_notes(self.footer, self._footer_cipher(), self.aad, name)
             if self.digests_entry is not None and self.originals is None:
                 raise FormatError(f"{name} has digests, but was not written by pipecrypt")
             self._check_algorithm(name)  # (3)
@@ -154,6 +154,9 @@ class OpenedFile:
             return sealed.metadata
         return open_footer(sealed, MessageCipher(self._footer_key), self.aad)
 
+    def _footer_cipher(self) -> MessageCipher | None:
+        return None if self._footer_key is None else MessageCipher(self._footer_key)
+
     def _check_algorithm(self, name: str) -> None:
         # Beside an encrypted footer the algorithm stands in clear, and nothing authenticates it. Under AES_GCM_CTR_V1
         # pages are not authenticated, so naming it in a file that was written with AES_GCM_V1 would be a forgery.
@@ -162,6 +165,11 @@ class OpenedFile:
         if self.originals is not None or self.context.dataset_id:
             raise IntegrityError(f"{name} names AES_GCM_CTR_V1, but pipecrypt, which wrote it, uses AES_GCM_V1 only")
         _logger.warning("%s names AES_GCM_CTR_V1: nothing authenticates its pages", name)
+
+    @property
+    def holds_blob(self) -> bool:
+        """Whether this is not a table, but the bytes of another file in chunks."""
+        return bool(entry_values(self.footer, BLOB_KEY))
 
     @property
     def data_key_count(self) -> int:
@@ -286,6 +294,25 @@ class OpenedFile:
         plaintext = open_module(self.cipher(chunk), memoryview(sealed), aad, what)
         chunk.metadata, end = read_struct(plaintext, 0, COLUMN_META_DATA, what, allowance=chunk.allowance)
         chunk.stored_metadata = plaintext if end == len(plaintext) else None
+
+
+def count_rows(stored: StoredFooter, *, keys: DataKeys, aad_prefix: bytes | None) -> int:
+    """Return the rows of a table, encrypted or not; the footer is authenticated where its key is at hand.
+
+    Raises:
+        FormatError: malformed.
+        UsageError: the file holds no table.
+        AccessError: the footer is encrypted, and its key is missing or was refused.
+        IntegrityError: the footer was changed after it was written.
+    """
+    if stored.sealed is None:
+        if stored.metadata is None:
+            raise AssertionError("a footer that is not encrypted is readable")
+        return row_count(stored.metadata, stored.name)
+    with OpenedFile(stored.sealed, keys=keys, aad_prefix=aad_prefix, allow_missing_keys=True) as opened:
+        if opened.holds_blob:
+            raise UsageError(f"{stored.name} holds the bytes of another file, no table")
+        return row_count(opened.footer, stored.name)
 
 
 def _open_key(keys: DataKeys, key_metadata: bytes, context: Context, what: str) -> DataKey:

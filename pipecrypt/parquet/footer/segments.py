@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from itertools import chain, islice
+from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
 
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
@@ -97,6 +98,7 @@ class Segment(NamedTuple):
 _PAGES: Final = int(SegmentKind.PAGES)  # a look-up in an enumeration's class is a slow one
 _OFFSET_INDEX: Final = int(SegmentKind.OFFSET_INDEX)
 _KINDS: Final = tuple(SegmentKind)
+_start_of: Final = itemgetter(0)  # of a part
 
 
 class Segments:
@@ -116,7 +118,7 @@ class Segments:
 
     def __iter__(self) -> Iterator[Segment]:
         """Iterate over all segments."""
-        ends = chain((part[0] for part in islice(self._parts, 1, None)), (self._body_end,))
+        ends = chain(map(_start_of, islice(self._parts, 1, None)), (self._body_end,))
         for (start, declared_bytes, row_group, column, code), end in zip(self._parts, ends, strict=False):
             yield Segment(_KINDS[code], row_group, column, start, declared_bytes or None, end - start)
 
@@ -139,7 +141,7 @@ def order_segments(parts: list[Part], body_end: int, row_groups: RowGroups) -> S
     """
     parts.sort()
     pages = {(row_group, column) for _, _, row_group, column, kind in parts if kind == _PAGES}
-    ends = chain((part[0] for part in islice(parts, 1, None)), (body_end,))
+    ends = chain(map(_start_of, islice(parts, 1, None)), (body_end,))
     early: tuple[int, int] | None = None
     for (start, declared_bytes, row_group, column, kind), end in zip(parts, ends, strict=False):
         if start < MAGIC_BYTES or end - start < declared_bytes:

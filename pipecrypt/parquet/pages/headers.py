@@ -14,8 +14,9 @@ written.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Final, NamedTuple, cast
 
 from pipecrypt.crypto.aead import MAX_INVOCATIONS
 from pipecrypt.errors import FormatError, LimitError, UnsupportedError
@@ -45,28 +46,50 @@ __all__ = [
 MAX_HEADER_BYTES: Final = 16 << 20
 _MAX_PAGE_BYTES: Final = 2**31 - 1 - MODULE_OVERHEAD_BYTES
 _NO_VALUE: Final = -1
+_DATA: Final = PageType.DATA
+_DICTIONARY: Final = PageType.DICTIONARY
 FIRST_NEEDED_BYTES: Final = 64
-# A data page's header as most writers write it, without checksum and statistics: type, two sizes, then values and three
-# encodings. Matched at once, because a file has as many of these as it has pages; all others are walked.
-_USUAL_HEADER: Final = re.compile(
-    rb"\x15\x00\x15[\x80-\xff]{0,4}[\x00-\x7f]\x15([\x80-\xff]{0,4}[\x00-\x7f])"
-    rb"\x2c\x15([\x80-\xff]{0,4}[\x00-\x7f])\x15[\x00-\x7f]\x15[\x00-\x7f]\x15[\x00-\x7f]\x00\x00"
+# A data page's header as most writers write it, without checksum and statistics: type and uncompressed size, the size
+# itself, then values and three encodings. Matched at once, because a file has as many of these as it has pages.
+_DATA_HEADER: Final = re.compile(
+    rb"(\x15\x00\x15[\x80-\xff]{0,4}[\x00-\x7f]\x15)([\x80-\xff]{0,4}[\x00-\x7f])"
+    rb"(\x2c\x15([\x80-\xff]{0,4}[\x00-\x7f])\x15[\x00-\x7f]\x15[\x00-\x7f]\x15[\x00-\x7f]\x00\x00)"
+)
+# Likewise of a dictionary page: values, one encoding, and perhaps whether it is sorted.
+_DICTIONARY_HEADER: Final = re.compile(
+    rb"(\x15\x04\x15[\x80-\xff]{0,4}[\x00-\x7f]\x15)([\x80-\xff]{0,4}[\x00-\x7f])"
+    rb"(\x4c\x15([\x80-\xff]{0,4}[\x00-\x7f])\x15[\x00-\x7f][\x11\x12]?\x00\x00)"
 )
 
 
 class Page(NamedTuple):
-    """Where a page stands in its chunk, and what encryption must know of its header."""
+    """Where a page stands, and its header, cut where its compressed_page_size is.
 
-    start: int
+    Args:
+        body: where the header ends.
+        end: where the page ends.
+        kind: its PageType.
+        values: how many it has; of a dictionary page, nothing that counts.
+        head: the header before its compressed_page_size.
+        tail: the header behind it.
+        crc: its checksum, where it has one.
+        crc_start: where in `tail` the checksum is; negative where it comes before the size.
+        crc_end: where in `tail` the checksum ends.
+    """
+
     body: int
     end: int
     kind: int
-    size_start: int
-    size_end: int
+    values: int
+    head: bytes
+    tail: bytes
     crc: int | None
     crc_start: int
     crc_end: int
-    values: int
+
+
+# The tuple's own constructor, because that of the class takes twice the time.
+_new_page: Final = partial(cast("Callable[[type[Page], Iterable[object]], Page]", tuple.__new__), Page)
 
 
 def read_page_header(data: memoryview | bytes, start: int, what: str) -> Page:
@@ -76,37 +99,22 @@ def read_page_header(data: memoryview | bytes, start: int, what: str) -> Page:
         FormatError: truncated or malformed; a page may still end behind the end of `data`.
     """
     try:
-        match = _USUAL_HEADER.match(data, start)
-        page = _read_header(data, start) if match is None else _usual_page(start, match)
+        match = _DATA_HEADER.match(data, start)
+        page = _walk_header(data, start) if match is None else _usual_page(match, PageType.DATA)
     except IndexError:
         raise FormatError(f"{what} has a truncated or malformed page header") from None
-    if page.kind < 0 or page.size_start < 0 or page.end < page.body:
+    if page.kind < 0 or not page.head or page.end < page.body:
         raise FormatError(f"{what} has a malformed page header")
     return page
 
 
-def _usual_page(start: int, match: re.Match[bytes]) -> Page:
-    size_bytes, value_bytes = match.groups()
-    body, size = match.end(), _zigzag(size_bytes)
-    # The tuple's own constructor, because that of the class takes as long as the rest.
-    return tuple.__new__(
-        Page,
-        (
-            start,
-            body,
-            body + size,
-            PageType.DATA,
-            match.start(1),
-            match.end(1),
-            None,
-            _NO_VALUE,
-            _NO_VALUE,
-            _zigzag(value_bytes),
-        ),
-    )
+def _usual_page(match: re.Match[bytes], kind: int) -> Page:
+    head, size, tail, values = match.groups()
+    body = match.end()
+    return _new_page((body, body + _integer(size), kind, _integer(values), head, tail, None, 0, 0))
 
 
-def _zigzag(varint: bytes) -> int:
+def _integer(varint: bytes) -> int:
     """Return the 32-bit integer that up to five bytes hold."""
     if len(varint) == _SIZE_BYTES:  # the length of most sizes and counts
         first, second, third = varint
@@ -118,7 +126,10 @@ def _zigzag(varint: bytes) -> int:
 _SIZE_BYTES: Final = 3
 
 
-def _read_header(data: memoryview | bytes, start: int) -> Page:  # the hot loop: one pass, no objects
+def _walk_header(data: memoryview | bytes, start: int) -> Page:
+    match = _DICTIONARY_HEADER.match(data, start)
+    if match is not None:
+        return _usual_page(match, PageType.DICTIONARY)
     position, field_id = start, 0
     kind = size = size_start = size_end = crc_start = crc_end = values = _NO_VALUE
     crc: int | None = None
@@ -143,8 +154,9 @@ def _read_header(data: memoryview | bytes, start: int) -> Page:  # the hot loop:
                 raise IndexError
             values, _ = _read_i32(data, position + 1)
         position = skip_value(data, position, wire_type, 0)
-    position += 1
-    return Page(start, position, position + size, kind, size_start, size_end, crc, crc_start, crc_end, values)
+    body = position + 1
+    head, tail = bytes(data[start : max(size_start, start)]), bytes(data[size_end:body])
+    return Page(body, body + size, kind, values, head, tail, crc, crc_start - size_end, crc_end - size_end)
 
 
 def _read_i32(data: memoryview | bytes, position: int) -> tuple[int, int]:
@@ -210,26 +222,33 @@ class PageScan(PageWalk):
         """
         pages: list[Page] = []
         at, room, declared, window_bytes = 0, self.room_bytes, self._declared_bytes - self.position, len(window)
-        needed, find = FIRST_NEEDED_BYTES, _USUAL_HEADER.match
-        while at < declared or (self._missing_values > 0 and at < room):
+        needed, missing_values, find = FIRST_NEEDED_BYTES, self._missing_values, _DATA_HEADER.match
+        while at < declared or (missing_values > 0 and at < room):
             match = find(window, at)
-            page = self._header(window, at, is_last=window_bytes >= room) if match is None else _usual_page(at, match)
+            page = (
+                self._header(window, at, is_last=window_bytes >= room) if match is None else _usual_page(match, _DATA)
+            )
             if page is None:
                 needed = max(2 * (window_bytes - at), FIRST_NEEDED_BYTES)
                 break
-            end = page.end
+            body, end, kind, values, *_ = page
             if end > room:
                 raise FormatError(f"{self._what} has a page that ends behind the chunk")
-            if end < page.body:
+            if end < body:
                 raise FormatError(f"{self._what} has a malformed page header")
-            if match is None or page.values < 0 or end - page.body > _MAX_PAGE_BYTES:
+            if match is None or values < 0 or end - body > _MAX_PAGE_BYTES:
                 check_page(page, is_first=not at and not self.position, what=self._what)
             if end > window_bytes:
                 needed = end - at
                 break
-            self._count(page)
+            if kind != _DICTIONARY:
+                missing_values -= values
+                self._data_pages += 1
             pages.append(page)
             at = end
+        if self._data_pages > MAX_ORDINALS:
+            raise LimitError(f"{self._what} has more than {MAX_ORDINALS} pages, which an encrypted file cannot number")
+        self._missing_values = missing_values
         self.position += at
         self.needed_bytes = min(needed, self.room_bytes)
         return pages
@@ -242,14 +261,6 @@ class PageScan(PageWalk):
             if is_last or len(window) - at > MAX_HEADER_BYTES:
                 raise
             return None
-
-    def _count(self, page: Page) -> None:
-        if page.kind == PageType.DICTIONARY:
-            return
-        self._data_pages += 1
-        self._missing_values -= page.values
-        if self._data_pages > MAX_ORDINALS:
-            raise LimitError(f"{self._what} has more than {MAX_ORDINALS} pages, which an encrypted file cannot number")
 
 
 def check_page(page: Page, *, is_first: bool, what: str) -> None:
@@ -281,31 +292,28 @@ def resized_usual_header(header: bytes, overhead_bytes: int) -> tuple[bytes, int
     Returns:
         None where the header is not usual, or says what cannot be.
     """
-    match = _USUAL_HEADER.fullmatch(header)
+    match = _DATA_HEADER.fullmatch(header)
     if match is None:
         return None
-    size_bytes, value_bytes = match.groups()
-    plain_bytes, values = _zigzag(size_bytes) - overhead_bytes, _zigzag(value_bytes)
+    head, size, tail, value_bytes = match.groups()
+    plain_bytes, values = _integer(size) - overhead_bytes, _integer(value_bytes)
     if not 0 <= plain_bytes <= _MAX_PAGE_BYTES - overhead_bytes or values < 0:
         return None
-    start, end = match.span(1)
-    return header[:start] + encode_varint(plain_bytes << 1) + header[end:], plain_bytes, values
+    return head + encode_varint(plain_bytes << 1) + tail, plain_bytes, values
 
 
-def resized_header(data: memoryview | bytes, page: Page, new_bytes: int, checksum: int | None = None) -> bytes:
+def resized_header(page: Page, new_bytes: int, checksum: int | None = None) -> bytes:
     """Return a page's header with another compressed_page_size, and with another checksum where one is given.
 
     Raises:
         FormatError: the fields are in no ascending order.
     """
-    pieces = [data[page.start : page.size_start], encode_varint(new_bytes << 1)]
-    if checksum is None:
-        pieces.append(data[page.size_end : page.body])
-    elif page.size_end > page.crc_start:
-        raise FormatError("a page header has its fields in no ascending order")
-    else:
-        pieces += (data[page.size_end : page.crc_start], encode_zigzag(checksum), data[page.crc_end : page.body])
-    return b"".join(pieces)
+    tail = page.tail
+    if checksum is not None:
+        if page.crc_start < 0:
+            raise FormatError("a page header has its fields in no ascending order")
+        tail = tail[: page.crc_start] + encode_zigzag(checksum) + tail[page.crc_end :]
+    return page.head + encode_varint(new_bytes << 1) + tail
 
 
 _SMALLEST_PAGE_BYTES: Final = 8  # type, two sizes and a page type's own header, with their field headers

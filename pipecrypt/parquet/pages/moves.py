@@ -8,8 +8,9 @@ Layout of an encrypted Bloom filter (Encryption.md 5.4)::
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -271,24 +272,45 @@ def move_offset_index(index: bytes, move: ChunkMove, what: Callable[[], str]) ->
 
 
 def _move_plain_locations(index: bytes, move: ChunkMove) -> bytes:
-    # What every writer writes: three fields a page, in order. A file has as many of these as it has pages, so they
-    # are not made into structs. IndexError where the index is anything else.
-    count, position = read_list_start(index)
-    moved_index = bytearray(index[:position])
-    for location in islice(_PLAIN_LOCATION.finditer(index, position), count):
-        if location.start() != position:
+    # What every writer writes: three fields a page, one page after another. A file has as many of these as it has
+    # pages, so they are not made into structs. IndexError where the index is anything else.
+    count, end = read_list_start(index)
+    pieces, places = [index[:end]], _data_pages(move, count)
+    for location in islice(_PLAIN_LOCATION.finditer(index, end), count):
+        offset, size, row = location.groups()
+        if location.start() != end:
             raise IndexError
-        offset, size, rest = location.groups()
-        moved, growth = move.moved_page(read_zigzag(offset, 0)[0])
-        if growth:
-            rest = b"%c%b%b" % (_SIZE_FIELD, encode_zigzag(read_zigzag(size, 0)[0] + growth), rest)
-        else:
-            rest = index[location.end(1) : location.end()]
-        moved_index += b"%c%b%b" % (_OFFSET_FIELD, encode_zigzag(moved), rest)
-        position, count = location.end(), count - 1
+        end = location.end()
+        if places is None:
+            start, growth = move.moved_page(read_zigzag(offset, 0)[0])
+            new_size = encode_zigzag(read_zigzag(size, 0)[0] + growth) if growth else size
+        else:  # numbers are compared as they are encoded, which is faster than to decode them
+            old_start, old_bytes, start, new_bytes = next(places)
+            if offset != encode_zigzag(old_start) or size != encode_zigzag(old_bytes):
+                raise IndexError
+            new_size = encode_zigzag(new_bytes)
+        pieces.append(b"%c%b%c%b%b" % (_OFFSET_FIELD, encode_zigzag(start), _SIZE_FIELD, new_size, row))
+        count -= 1
     if count:
         raise IndexError
-    return bytes(moved_index + index[position:])
+    pieces.append(index[end:])
+    return b"".join(pieces)
+
+
+def _data_pages(move: ChunkMove, count: int) -> Iterator[tuple[int, int, int, int]] | None:
+    """Return old start, old length, new start and new length of each data page; None where they are not `count`."""
+    old, new = move.bounds.old, move.bounds.new
+    first = len(old) - 1 - count
+    if move.is_copy or first != move.bounds.has_dictionary:
+        return None
+    return _places(old[first:], new[first:], move.old_start, move.new_start)
+
+
+def _places(old: array[int], new: array[int], old_start: int, new_start: int) -> Iterator[tuple[int, int, int, int]]:
+    begun, new_begun = old[0], new[0]
+    for end, new_end in zip(old[1:], new[1:], strict=True):
+        yield old_start + begun, end - begun, new_start + new_begun, new_end - new_begun
+        begun, new_begun = end, new_end
 
 
 _OFFSET_FIELD: Final = PageLocation.OFFSET << 4 | WireType.I64

@@ -52,7 +52,9 @@ __all__ = [
 # The varints of compressed_page_size and crc may each grow by four bytes.
 _HEADER_GROWTH_BYTES: Final = 8
 _MOST_FIRST_HEADER_BYTES: Final = 1 << 20
+_DICTIONARY: Final = PageType.DICTIONARY
 _read_length: Final = struct.Struct("<I").unpack_from
+_pairs_of_nonces: Final = struct.Struct(f"{NONCE_BYTES}s{NONCE_BYTES}s").iter_unpack
 
 
 class PageBounds(NamedTuple):
@@ -93,24 +95,27 @@ class PageSealer:
 
         Nonces are drawn in one call for all of them: they are random and never used twice (SP 800-38D 8.2.2).
         """
-        nonces = random_bytes(2 * NONCE_BYTES * len(pages))
-        old, new, encrypt_into, next_aads = self.bounds.old, self.bounds.new, self._encrypt_into, self._next_aads
-        old_start, new_start, position, drawn = old[-1], new[-1], 0, 0
-        for page in pages:
-            start, body, end, kind, size_start, size_end, crc, *_ = page
-            header_aad, page_aad = next_aads(kind)
-            middle, next_drawn = drawn + NONCE_BYTES, drawn + 2 * NONCE_BYTES
-            page_nonce, header_nonce = nonces[drawn:middle], nonces[middle:next_drawn]
-            drawn = next_drawn
+        old, new, encrypt_into, aads = self.bounds.old, self.bounds.new, self._encrypt_into, self._aads
+        old_start, new_start, position, ordinal = old[-1], new[-1], 0, self._ordinal
+        nonces = _pairs_of_nonces(random_bytes(2 * NONCE_BYTES * len(pages)))
+        for page, (header_nonce, page_nonce) in zip(pages, nonces, strict=True):
+            body, end, kind, _, head, tail, crc, *_ = page
+            if kind == _DICTIONARY:
+                self.bounds = self.bounds._replace(has_dictionary=True)
+                header_aad, page_aad = aads.dictionary_header, aads.dictionary
+            else:
+                suffix = ordinal.to_bytes(2, "little")  # without a call, since a file has very many pages
+                header_aad, page_aad = aads.data_header_start + suffix, aads.data_start + suffix
+                ordinal += 1
             plain, sealed_bytes = window[body:end], end - body + MODULE_OVERHEAD_BYTES
-            header = b"".join((window[start:size_start], encode_varint(sealed_bytes << 1), window[size_end:body]))
+            header = head + encode_varint(sealed_bytes << 1) + tail
             module = position + len(header) + MODULE_OVERHEAD_BYTES
             start_module(out, module, sealed_bytes - LENGTH_BYTES, page_nonce)
             next_position = module + sealed_bytes
             encrypt_into(page_nonce, plain, page_aad, out[module + CTR_OVERHEAD_BYTES : next_position])
             if crc is not None:
                 checksum = _moved_checksum(crc, plain, out[module:next_position])
-                header = resized_header(window, page, sealed_bytes, checksum)
+                header = resized_header(page, sealed_bytes, checksum)
                 module = _shifted(out, module, position + len(header) + MODULE_OVERHEAD_BYTES, sealed_bytes)
                 next_position = module + sealed_bytes
             start_module(out, position, module - position - LENGTH_BYTES, header_nonce)
@@ -118,16 +123,8 @@ class PageSealer:
             position = next_position
             old.append(old_start + end)
             new.append(new_start + position)
+        self._ordinal = ordinal
         return position
-
-    def _next_aads(self, kind: int) -> tuple[bytes, bytes]:
-        aads, ordinal = self._aads, self._ordinal
-        if kind == PageType.DICTIONARY:
-            self.bounds = self.bounds._replace(has_dictionary=True)
-            return aads.dictionary_header, aads.dictionary
-        suffix = ordinal.to_bytes(2, "little")  # without a call, since a file has very many pages
-        self._ordinal = ordinal + 1
-        return aads.data_header_start + suffix, aads.data_start + suffix
 
 
 def _moved_checksum(old: int, old_bytes: memoryview, new_bytes: memoryview) -> int:
@@ -237,13 +234,13 @@ class PageOpener(PageWalk):
         if len(sealed) != page.end - page.body or len(sealed) < overhead:
             raise FormatError(f"{self._name} has a module length that its header contradicts")
         plain_bytes = len(sealed) - overhead
-        plain_header = resized_header(header, page, plain_bytes)
+        plain_header = resized_header(page, plain_bytes)
         body = len(plain_header)
         end = body + plain_bytes
         self._open_body(sealed, page_aad, out[body:end])
         if page.crc is not None:
             checksum = _moved_checksum(page.crc, sealed, out[body:end])
-            plain_header = resized_header(header, page, plain_bytes, checksum)
+            plain_header = resized_header(page, plain_bytes, checksum)
             body = _shifted(out, body, len(plain_header), plain_bytes)
             end = body + plain_bytes
         out[:body] = plain_header

@@ -57,7 +57,7 @@ def decrypt_table(
     segments = order_segments(parts, opened.body_end, opened.row_groups)
     if check_opened is not None:
         check_opened(opened)
-    in_plaintext = (each for each in segments if not opened.key_at(each.row_group, each.column))
+    in_plaintext = filter(lambda each: not opened.key_at(each.row_group, each.column), segments)
     digests = expected_digests(opened, in_plaintext) if checks_digests else None
     rows = row_count(opened.footer, source.name)
     batches, encrypted = len(opened.row_groups), opened.encrypted_columns

@@ -292,7 +292,7 @@ class FileEncryption:
         check_invocations(self._modules_by_key, source.name)
         segments = order_segments(parts, body_end, row_groups)
         if self._digests is not None:
-            self._digests.expect(segment for segment in segments if not self._keys.is_sealed(segment.column))
+            self._digests.expect(filter(lambda each: not self._keys.is_sealed(each.column), segments))
         return segments
 
 
@@ -380,8 +380,7 @@ class _Encryption(TableWalk):
         place = (segment.row_group, segment.column)
         if self._keys.is_sealed(segment.column):
             # The row group is closed by now, unless the index lies before its pages.
-            made = self._keys.made_at(*place)
-            cipher = MessageCipher(made) if made else self._keys.cipher(self._row_groups.chunks(place[0])[place[1]])
+            cipher = self._keys.cipher_at(*place) or self._keys.cipher(self._row_groups.chunks(place[0])[place[1]])
             return seal_module(cipher, data, self._aad.module(index_module(segment), *place))
         if self._digests is not None:
             self._digests.put(segment.place, digest(data, self._digests.algorithm))

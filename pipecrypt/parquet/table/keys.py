@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from pipecrypt.crypto.aead import MessageCipher
 from pipecrypt.parquet.footer.columns import LeafColumn
@@ -16,7 +17,7 @@ from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.report import KeyBytes, SealedColumn
 from pipecrypt.parquet.wire.fields import ColumnChunk, ColumnCrypto, ColumnMetaData
 from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, seal_module
-from pipecrypt.parquet.wire.thrift import Raw, Struct, WireType, encode_struct
+from pipecrypt.parquet.wire.thrift import Raw, Struct, WireType, encode_struct, encode_varint
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
 
@@ -24,6 +25,9 @@ __all__ = ["WritingKeys"]
 
 _KeyPlace = tuple[int, int | None]  # column, and the row group where each has a key of its own
 _KeyAndMetadata = tuple[DataKey, bytes]
+# Expanded keys are kept for what follows the pages: metadata and indexes. Each takes about a KiB.
+_MOST_CIPHERS: Final = 2048
+_NO_KEY: Final = b""
 
 
 class WritingKeys:
@@ -40,13 +44,14 @@ class WritingKeys:
         """Make no key yet."""
         self._policy = policy
         self._aad = aad
-        self._paths: dict[int, Raw] = {}  # by column
+        self._paths: dict[int, bytes] = {}  # by column
         self._keys = keys
         self._context = context
         self._leaves: Sequence[LeafColumn] = ()
         self._chosen: Sequence[str | None] = ()
         self._footer: _KeyAndMetadata | None = None
         self._columns: dict[_KeyPlace, _KeyAndMetadata] = {}
+        self._ciphers: dict[_KeyPlace | None, MessageCipher] = {}
         self._page_bytes: Counter[int] = Counter()  # by column
         self.made = 0
 
@@ -118,22 +123,29 @@ class WritingKeys:
 
     def cipher(self, chunk: Chunk) -> MessageCipher:
         """Return the cipher of a chunk."""
-        return MessageCipher(self.of(chunk)[0])
+        place = self.place(chunk.row_group, chunk.column)
+        return self._ciphers.get(place) or self._expand(place, self.of(chunk)[0])
 
-    def made_at(self, row_group: int, column: int) -> DataKey | None:
-        """Return the key of a place if it was made before."""
+    def cipher_at(self, row_group: int, column: int) -> MessageCipher | None:
+        """Return the cipher of a place if its key was made before."""
         place = self.place(row_group, column)
         made = self._footer if place is None else self._columns.get(place)
-        return made[0] if made else None
+        return None if made is None else self._ciphers.get(place) or self._expand(place, made[0])
+
+    def _expand(self, place: _KeyPlace | None, key: DataKey) -> MessageCipher:
+        if len(self._ciphers) >= _MOST_CIPHERS:
+            self._ciphers.clear()
+        cipher = self._ciphers[place] = MessageCipher(key)
+        return cipher
 
     def seal_metadata(self, chunk: Chunk) -> None:
-        """Seal the metadata of a chunk whose pages are sealed, in its entry, and forget the metadata of its key."""
-        entry, crypto, is_uniform = chunk.entry, Struct(), self._policy.uniform
+        """Seal the metadata of a chunk whose pages are sealed, in its entry, and forget the metadata of its key.
+
+        The entry keeps encoded bytes only: nothing asks for parts of it again, and a footer has very many of them.
+        """
+        entry, is_uniform = chunk.entry, self._policy.uniform
         is_footer_encrypted = self._policy.footer is FooterMode.ENCRYPTED
-        if is_uniform:
-            crypto.set(ColumnCrypto.WITH_FOOTER_KEY, WireType.STRUCT, Struct())
-        else:
-            crypto.set(ColumnCrypto.WITH_COLUMN_KEY, WireType.STRUCT, self._column_key_struct(chunk))
+        crypto = _WITH_FOOTER_KEY if is_uniform else self._column_crypto(chunk)
         entry.set(ColumnChunk.CRYPTO_METADATA, WireType.STRUCT, crypto)
         if is_uniform and is_footer_encrypted:
             return  # the encrypted footer protects the metadata in place (Encryption.md 5.3)
@@ -143,42 +155,49 @@ class WritingKeys:
         if is_footer_encrypted:
             entry.remove(ColumnChunk.META_DATA)
         else:
-            entry.set(ColumnChunk.META_DATA, WireType.STRUCT, _redacted(chunk.metadata))
+            entry.set(ColumnChunk.META_DATA, WireType.STRUCT, Raw(encode_struct(_redacted(chunk.metadata))))
         place = self.place(*chunk.ordinals)
         if place is not None and place[1] is not None:
             # Indexes still need the key of a batch, but nothing needs its key metadata, which is many times longer.
-            self._columns[place] = (self._columns[place][0], b"")
+            self._columns[place] = (self._columns[place][0], _NO_KEY)
 
-    def _column_key_struct(self, chunk: Chunk) -> Struct:
-        struct = Struct()
-        path = self._paths.get(chunk.column)
+    def _column_crypto(self, chunk: Chunk) -> Raw:
+        """Return the encoded union that names a column's own key."""
+        path, key_metadata = self._paths.get(chunk.column), self.of(chunk)[1]
         if path is None:
             # From the schema, not from the chunk's metadata, which may say anything.
             path = self._paths[chunk.column] = _encoded_path(chunk.leaf.path)
-        struct.entries = [
-            (ColumnCrypto.PATH_IN_SCHEMA, WireType.LIST, path),
-            (ColumnCrypto.KEY_METADATA, WireType.BINARY, self.of(chunk)[1]),
-        ]
-        return struct
+        return Raw(
+            b"%b%b%b%b%b" % (_COLUMN_KEY, path, _KEY_METADATA, encode_varint(len(key_metadata)), key_metadata + _ENDS)
+        )
 
     def end_batches(self) -> None:
         """Wipe the keys of all batches so far: nothing more is encrypted under them."""
         for place in [place for place in self._columns if place[1] is not None]:
             self._columns.pop(place)[0].wipe()
+            self._ciphers.pop(place, None)
 
     def wipe(self) -> None:
         """Wipe all keys. Safe to call twice."""
+        self._ciphers.clear()
         for key, _ in self._columns.values():
             key.wipe()
         if self._footer is not None:
             self._footer[0].wipe()
 
 
-def _encoded_path(path: tuple[str, ...]) -> Raw:
-    """Return the list of a path's names as it stands in a struct, without its field header and the struct's end."""
+# The union ColumnCryptoMetaData around what differs: field headers, and what ends the alternative and the union.
+_COLUMN_KEY: Final = bytes((ColumnCrypto.WITH_COLUMN_KEY << 4 | WireType.STRUCT,))
+_KEY_METADATA: Final = bytes(((ColumnCrypto.KEY_METADATA - ColumnCrypto.PATH_IN_SCHEMA) << 4 | WireType.BINARY,))
+_ENDS: Final = b"\x00\x00"
+_WITH_FOOTER_KEY: Final = Raw(bytes((ColumnCrypto.WITH_FOOTER_KEY << 4 | WireType.STRUCT,)) + _ENDS)
+
+
+def _encoded_path(path: tuple[str, ...]) -> bytes:
+    """Return the field with a path's names as it stands in a struct, without the struct's end."""
     struct, names = Struct(), [name.encode() for name in path]
     struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, [*names])
-    return Raw(encode_struct(struct)[1:-1])
+    return encode_struct(struct)[:-1]
 
 
 def _redacted(metadata: Struct) -> Struct:

@@ -20,13 +20,11 @@ from typing import Final, NamedTuple, Self, TypeAlias
 from pipecrypt.errors import AccessError, FormatError
 from pipecrypt.parquet.carry.reading import Gatherer
 from pipecrypt.parquet.footer.columns import LeafColumn, leaf_columns
-from pipecrypt.parquet.footer.entries import entry_values
 from pipecrypt.parquet.footer.opened import OpenedCheck, OpenedFile, as_tampering
 from pipecrypt.parquet.footer.segments import SegmentKind
 from pipecrypt.parquet.footer.stored import StoredFooter
 from pipecrypt.parquet.pages.sealing import open_pages
 from pipecrypt.parquet.table.view_layout import MissingKeys, ViewLayout, ViewPart, lay_out
-from pipecrypt.parquet.wire.fields import BLOB_KEY
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
@@ -146,7 +144,7 @@ class TableView:
     @property
     def holds_blob(self) -> bool:
         """Whether this is not a table, but the bytes of another file in chunks."""
-        return self._opened is not None and bool(entry_values(self._opened.footer, BLOB_KEY))
+        return self._opened is not None and self._opened.holds_blob
 
     @property
     def is_authenticated(self) -> bool:

@@ -52,8 +52,9 @@ class TableWalk(ABC):
             if not due[index]:
                 self._close(index)
         # What the system copies is not looked at; indexes, and the parts of columns that are encrypted, are.
-        looked_at = (each for each in segments if each.is_index or self._is_sealed(each))
-        self._body.read_ahead(read_windows(looked_at if self._body.copies_files else segments))
+        self._body.read_ahead(
+            read_windows(filter(self._is_looked_at, segments) if self._body.copies_files else segments)
+        )
         for segment in segments.drain():
             if segment.is_index:
                 self._carry_index(segment)
@@ -64,6 +65,9 @@ class TableWalk(ABC):
                 self._close(segment.row_group)
         for index, numbers in self._indexes.items():
             self._row_groups.place_indexes(index, map(_index_place, *(numbers[at::4] for at in range(4))))
+
+    def _is_looked_at(self, segment: Segment) -> bool:
+        return segment.is_index or self._is_sealed(segment)
 
     @abstractmethod
     def _is_sealed(self, segment: Segment) -> bool:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
 
+from pipecrypt.parquet.wire.raw import Raw
+
 __all__ = [
     "BINARY",
     "BOOL",
@@ -56,12 +58,6 @@ class WireType:
     MAP: Final = 11
     STRUCT: Final = 12
     UUID: Final = 13
-
-
-class Raw(bytes):
-    """A field's value as it was read, not opened."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

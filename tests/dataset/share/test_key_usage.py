@@ -28,7 +28,9 @@ def test_grants_are_walked_equally_often_however_many_master_keys_they_name(
 ) -> None:
     grants = Grants(_CountedGrants(Grant(f"kek{n}", f"key{n % masters}", "x", f"20{n % 90 + 10}") for n in range(600)))
     monkeypatch.setattr(key_usage, "list_sources", lambda *_: ())
-    place = SimpleNamespace(read_grants=lambda: grants, location=Location("."), manifest=None, name="sealed")
+    place = SimpleNamespace(
+        read_grants=lambda: grants, read_footers=iter, location=Location("."), manifest=None, name="sealed"
+    )
     _CountedGrants.walks = 0
 
     usage = key_usage.UsageClaims(cast("EncryptedData", place)).usage

@@ -17,7 +17,7 @@ from pipecrypt.runs.spec.options import MAX_FILES_IN_FLIGHT, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.workers import limits
-from pipecrypt.runs.workers.limits import FlightLimits, flight_limits
+from pipecrypt.runs.workers.limits import FlightLimits, flight_limits, needs_no_workers
 from pipecrypt.store.location import Location
 from tests.runs.conftest import NAMES, World
 
@@ -49,6 +49,16 @@ def test_a_store_that_is_not_local_lets_several_be_at_work(world: World) -> None
     plan = _plan(world)
     for url, many in (("s3://bucket/out/", True), ("gs://bucket/out/", True), ("memory://out/", False)):
         assert (flight_limits(replace(plan, sink=Location(url))).files > 1) is many
+
+
+def test_little_work_that_waits_for_a_store_needs_no_workers(world: World) -> None:
+    plan = _plan(world)
+    remote = replace(plan, sink=Location("s3://bucket/out/"))
+    assert not needs_no_workers(plan)
+    assert needs_no_workers(remote)
+    assert not needs_no_workers(replace(remote, tasks=plan.tasks * 100))
+    large = replace(plan.tasks[0], source=replace(plan.tasks[0].source, size_bytes=1 << 30))
+    assert not needs_no_workers(replace(remote, tasks=(large,)))
 
 
 def test_workers_share_the_memory(world: World) -> None:
