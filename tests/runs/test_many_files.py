@@ -41,7 +41,7 @@ _OF_A_FILE = {
     "plan again": {"stat": 1, "lstat": 2},
 }
 # A few in a hundred above what Python 3.11 counts; later ones call less.
-_CALLS_OF_A_FILE = {"plan": 770, "run": 3800, "nothing to do": 345, "plan again": 350}
+_CALLS_OF_A_FILE = {"plan": 770, "run": 4000, "nothing to do": 345, "plan again": 350}
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def test_a_file_more_costs_the_same_however_many_there_are(
         assert all(count <= _OF_A_FILE[name].get(call, 0) for call, count in looks[0].items()), (name, looks[0])
         # A few calls depend on time, such as looks at the lock.
         calls = (most[name].calls - more[name].calls) / _STEP
-        assert calls <= 1.02 * (more[name].calls - some[name].calls) / _STEP, name
+        assert calls <= 1.03 * (more[name].calls - some[name].calls) / _STEP, name
         assert calls <= _CALLS_OF_A_FILE[name], name
 
 
