@@ -6,7 +6,6 @@ import filecmp
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -126,8 +125,6 @@ def check_decrypts(place: Place, source: Path, encrypted: Path | None = None) ->
     encrypted, plain = encrypted or place.out, place.root / "checked"
     if same_files(source, encrypted):
         raise WrongOutputError(f"{encrypted} is plaintext")
-    command = ["decrypt", str(encrypted), str(plain), "--key", place.key()]
-    environment = {**os.environ, "PIPECRYPT_STATE_DIR": ""}
-    subprocess.run([sys.executable, "-m", "pipecrypt", *command], check=True, capture_output=True, env=environment)
+    place.pipecrypt("decrypt", str(encrypted), str(plain), "--key", place.key())
     check_same(source, plain)
     shutil.rmtree(plain) if plain.is_dir() else plain.unlink()

@@ -28,7 +28,8 @@ def main() -> None:
         sys.path.insert(0, given["base"])
         os.chdir(given["base"])  # for commands, which look for pipecrypt there first
     try:
-        work = contender.start(Place(Path(given["root"]), given["point"], given["scale"]))
+        base = None if given["base"] is None else Path(given["base"])
+        work = contender.start(Place(Path(given["root"]), given["point"], given["scale"], base))
     except (ImportError, LeftOutError) as error:
         if contender.is_ours and given["base"] is None and isinstance(error, ImportError):
             raise

@@ -6,17 +6,16 @@ import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.crypto.signature import Signature
-from pipecrypt.dataset.statement.envelope import encode_envelope, verify_envelope
+from pipecrypt.dataset.statement.envelope import encode_envelope, files_of, verify_envelope
 from pipecrypt.dataset.statement.file_list import FileEntry, encode_file_list
 from pipecrypt.dataset.statement.manifest import Manifest, encode_statement
 from pipecrypt.dataset.statement.promise import PromisedPolicy
 from pipecrypt.parquet.policy import FooterMode
 
-__all__ = ["hold", "verify", "write"]
+__all__ = ["verify", "write"]
 
 _DIGESTS = (DigestAlgorithm.SHA256,)
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,18 +47,12 @@ def write(count: int, folder: Path) -> None:
     (folder / "manifest.json").write_bytes(envelope)
 
 
-def _verified(folder: Path) -> Any:
+def _manifest(folder: Path) -> Manifest:
     envelope = (folder / "manifest.json").read_bytes()
-    return verify_envelope(envelope, lambda message, signatures: ("key",), _NOW + timedelta(days=1))
+    return verify_envelope(envelope, lambda *_: ("key",), _NOW + timedelta(days=1)).manifest
 
 
 def verify(count: int, folder: Path) -> None:
     """What a reader does before it opens a file: check the statement, then walk the list."""
-    if sum(1 for _ in _verified(folder).files((folder / "files.jsonl").read_bytes())) != count:
-        raise AssertionError("files are missing")
-
-
-def hold(count: int, folder: Path) -> None:
-    """What a comparison with a listing holds: every entry."""
-    if len(list(_verified(folder).files((folder / "files.jsonl").read_bytes()))) != count:
+    if sum(1 for _ in files_of(_manifest(folder), (folder / "files.jsonl").read_bytes())) != count:
         raise AssertionError("files are missing")

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -57,11 +57,13 @@ class Place:
         root: a directory of its own.
         point: how much there is of what the case varies.
         scale: by what the sizes of inputs are multiplied.
+        base: the other tree whose pipecrypt works here, with keys of its own.
     """
 
     root: Path
     point: float = 0.0
     scale: float = 1.0
+    base: Path | None = None
 
     @property
     def out(self) -> Path:
@@ -77,7 +79,25 @@ class Place:
                 each.unlink(missing_ok=True)
 
     def key(self, name: str = "pii") -> str:
-        return f"keystore://{self.root}/keys.json#{name}"
+        return f"keystore://{self.root}/{'keys' if self.base is None else 'base-keys'}.json#{name}"
+
+    def pipecrypt(self, *arguments: str) -> None:
+        """Carry out a command of pipecrypt, of the tree whose turn it is.
+
+        Raises:
+            WrongOutputError: it failed.
+        """
+        where = {} if self.base is None else {"PYTHONPATH": str(self.base)}
+        done = subprocess.run(
+            [sys.executable, "-m", "pipecrypt", *arguments],
+            cwd=self.base,
+            env={**os.environ, "PIPECRYPT_STATE_DIR": "", **where},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise WrongOutputError(done.stderr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +224,10 @@ def run_case(case: Case, options: Options, say: Callable[[str], None]) -> CaseRe
 
 
 def _at_point(case: Case, place: Place, ready: Ready, options: Options, left_out: dict[str, str]) -> PointResult:
+    if options.base is not None:
+        there = replace(place, base=options.base.absolute())
+        for name, kind in (("pii", "aes256"), ("signing", "ed25519")):
+            there.pipecrypt("keys", "new", there.key(name), "--type", kind)
     measured, turns = PointResult(place.point, ready.input_bytes), list(_turns(case, place, options))
     for number in range(options.rounds or (2 if options.is_quick else case.rounds)):
         first = number % len(turns)  # whoever always came after the same one might find what it leaves in caches
@@ -221,7 +245,7 @@ def _take(turn: _Turn, case: Case, place: Place, ready: Ready) -> dict[str, floa
     """Let one contender run once, and return what was measured if its output is right."""
     place.clear()
     sample = _run(case, turn, place, ready)
-    turn.contender.check(place)
+    turn.contender.check(replace(place, base=turn.base))
     return {**sample, **ready.observe()}
 
 
@@ -256,6 +280,8 @@ def _run(case: Case, turn: _Turn, place: Place, ready: Ready) -> dict[str, float
         text=True,
         check=False,
     )
+    if done.returncode and turn.base is not None:
+        raise LeftOutError(done.stderr.strip().rpartition("\n")[2])
     if done.returncode:
         raise SystemExit(f"{case.name}, {turn.name} failed:\n{done.stderr[-4000:]}")
     answer = json.loads(done.stdout.splitlines()[-1])

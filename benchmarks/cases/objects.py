@@ -98,8 +98,7 @@ def _check_copied(place: Place) -> None:
 def _check_encrypted(place: Place) -> None:
     """Decrypt everything, past the proxy, and compare it with the sources."""
     with tempfile.TemporaryDirectory(dir=place.root) as plain:
-        command = ["decrypt", f"s3://{_BUCKET}/out/", plain, "--key", place.key()]
-        _carry_out([sys.executable, "-m", "pipecrypt", *command], {"PIPECRYPT_STATE_DIR": ""})
+        place.pipecrypt("decrypt", f"s3://{_BUCKET}/out/", plain, "--key", place.key())
         check_same(place.root / "raw", Path(plain))
     _empty()
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -87,9 +85,7 @@ def _rotate(place: Place, *, deep: bool) -> Work:
 def _check_rotated(place: Place) -> None:
     """See that the new key opens everything, and the old one nothing where the rotation was deep."""
     plain = place.root / "checked"
-    command = [sys.executable, "-m", "pipecrypt", "decrypt", str(place.out), str(plain), "--key", place.key("other")]
-    environment = {**os.environ, "PIPECRYPT_STATE_DIR": ""}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    place.pipecrypt("decrypt", str(place.out), str(plain), "--key", place.key("other"))
     check_same(place.root / "raw", plain)
     shutil.rmtree(plain)
 
@@ -99,19 +95,14 @@ def _prepare_list(place: Place) -> Iterator[Ready]:
     yield Ready(0)
 
 
-def _statement(what: str) -> Contender:
-    """Write the signed list of many files, check it, or hold all of it as `verify` does."""
+def _statement(*, writes: bool) -> Contender:
+    """Write the signed list of many files, or check it and walk through it."""
 
     def start(place: Place) -> Work:
-        from benchmarks.statements import hold, verify, write
+        from benchmarks.statements import verify, write
 
-        count, folder = int(place.point), place.root
-        write(count, folder)
-        return {
-            "write": lambda: write(count, folder),
-            "check": lambda: verify(count, folder),
-            "hold": lambda: hold(count, folder),
-        }[what]
+        write(int(place.point), place.root)
+        return lambda: (write if writes else verify)(int(place.point), place.root)
 
     return Contender(start, is_ours=True)
 
@@ -156,7 +147,7 @@ CASES = (
         "How long do writing and checking the signed list of many files take?",
         "A line of JSON for each file: parsed only after the digest of the list was compared, and one by one.",
         _prepare_list,
-        {what: _statement(what) for what in ("write", "check", "hold")},
+        {"write": _statement(writes=True), "check": _statement(writes=False)},
         "write",
         axis="files",
         points=(1000, 10_000, 100_000),

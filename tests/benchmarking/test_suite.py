@@ -13,12 +13,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+import pipecrypt as pc
 from benchmarks import cases
 from benchmarks.__main__ import main
 from benchmarks.cases import GROUPS, cases_of
 from benchmarks.figures import Spread, load, save, series
+from benchmarks.inputs import new_keys
 from benchmarks.pages import page
 from benchmarks.plots import bars, lines
+from benchmarks.profile import stage_shares
 from benchmarks.promises import PROMISES, Promise, judged
 from benchmarks.suite import (
     Case,
@@ -70,6 +73,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
             return {"seconds": 1.0, "cpu": 0.5}
 
         monkeypatch.setattr("benchmarks.suite._run", run_one)
+        monkeypatch.setattr(Place, "pipecrypt", lambda place, *arguments: None)  # the other tree is empty
         case = Case("of a test", "?", "Nothing.", _prepare, contenders, next(iter(contenders)), rounds=3)
         return run_case(case, Options(base=tmp_path, scratch=tmp_path), lambda _: None), order
 
@@ -201,3 +205,14 @@ def test_the_documentation_is_what_was_recorded() -> None:
         assert path.read_text(encoding="utf-8") == text, "python -m benchmarks docs"
     for path in (_ROOT / "benchmarks/results").glob("*.json"):
         assert json.loads(path.read_text(encoding="utf-8"))["cases"]
+
+
+def test_shares_of_stages_are_of_all_threads_and_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPECRYPT_KEY_FILE", "")  # undoes what new_keys does to the environment
+    new_keys(tmp_path)
+    policy = pc.Policy(default=f"keystore://{tmp_path}/keys.json#pii")
+
+    shares = stage_shares(lambda: pc.encrypt(tmp_path / "warm.parquet", tmp_path / "out.parquet", policy))
+
+    assert sum(shares.values()) == pytest.approx(100, abs=10)  # the smallest are left out
+    assert {"share of runs", "share of store"} <= set(shares)
