@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -46,7 +45,7 @@ from pipecrypt.runs.task import Task
 from pipecrypt.store.lease import Lease
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
-from pipecrypt.store.protocol import Guarantees, check_writers
+from pipecrypt.store.protocol import check_writers
 from pipecrypt.vocabulary.clock import utc_now
 
 __all__ = ["DirectoryRun", "SinkState", "open_directory_run"]
@@ -380,16 +379,15 @@ def open_directory_run(
         PipecryptError: see `pipecrypt.errors`; nothing was written.
     """
     sink = plan.sink
+    keeps_apart = False
+    if spec.run.keeps_journal:
+        keeps_apart = check_writers(open_store(sink), is_only_writer=spec.run.is_only_writer).keeps_writers_apart
     with contextlib.ExitStack() as stack:
-        checked = None if not spec.run.keeps_journal else stack.enter_context(_checked_beside(spec, sink))
         signers = open_signers(spec.policy, credentials, accept_future_statement=spec.run.accept_future_statement)
         if signers is not None:
             stack.enter_context(signers)
         run_id = new_run_id(now)
-        try:
-            lock = stack.enter_context(locked_sink(sink, run_id))
-        finally:
-            keeps_apart = checked is not None and checked.result().keeps_writers_apart
+        lock = stack.enter_context(locked_sink(sink, run_id))
         state = replace(_read_sink(spec, sink, signers), keeps_apart=keeps_apart)
         decision = _decide(spec, plan, state, credentials)
         columns = PlannedColumns(spec.policy, plan.tasks, decision.to_do, past=state.past, version=state.earlier)
@@ -399,16 +397,6 @@ def open_directory_run(
             run_id = new_run_id(now, earlier=earlier_ids)
         header = _make_header(spec, plan, state, decision, run_id)
         yield DirectoryRun(spec, plan, lock=lock, state=state, decision=decision, header=header, columns=columns)
-
-
-@contextmanager
-def _checked_beside(spec: EncryptSpec, sink: Location) -> Iterator[Future[Guarantees]]:
-    """Try whether the sink keeps writers apart while the lock is taken: each takes several requests, one by one.
-
-    Nothing but the lock may be written before it is known. It is waited for, however the block ends.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="pipecrypt-check") as thread:
-        yield thread.submit(check_writers, open_store(sink), is_only_writer=spec.run.is_only_writer)
 
 
 def _read_sink(spec: EncryptSpec, sink: Location, signers: OpenSigners | None) -> SinkState:
