@@ -69,6 +69,7 @@ def test_no_page_chunk_or_file_takes_more_calls_than_before(has_index: bool, tmp
     for place, way in enumerate(("encrypt", "decrypt")):
         limit = _LIMITS[way, "with a page index" if has_index else "without a page index"]
         calls = _calls({name: counts[place] for name, counts in counted.items()})
+        print(f"{way}: {calls}")
         assert calls.page <= limit.page
         assert calls.chunk <= limit.chunk
         assert calls.file <= limit.file

@@ -1,7 +1,8 @@
 """How many files one process is at work on at once, and how much memory they may take.
 
-A file of an object store waits for answers most of the time, so many are at work side by side. One of a local disk
-waits for the processor: beside another one it would only take memory.
+A file of an object store waits for answers most of the time, so many are at work side by side. A large one of a local
+disk waits for the processor: beside another one it would only take memory. A small one waits for the disk, which makes
+each durable, and makes several so in the time that one takes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pipecrypt.store.open import open_store
 __all__ = ["FlightLimits", "flight_limits", "machine_memory_bytes", "needs_no_workers"]
 
 _REMOTE_FILES: Final = 16
+_LOCAL_FILES: Final = 8
+_LOCAL_BYTES: Final = 32 << 20  # as `_memory_of` counts them: two files of 4 MiB, or eight of 1 MiB
+_LOCAL_TASKS: Final = 16  # of a process for each file beside others: where there are few, nobody waits long for them
 _MEMORY_PART: Final = 4  # of the machine's memory one in so many
 _COPIES: Final = 4  # of a small file: as it was read, as it is written, and both on their way
 _MOST_BYTES: Final = 128 << 20  # of a large one: ranges ahead, a column chunk, parts that are on their way
@@ -62,9 +66,13 @@ def flight_limits(plan: Plan) -> FlightLimits:
     options = plan.options
     memory = machine_memory_bytes() // _MEMORY_PART if options.memory_bytes is None else options.memory_bytes
     files = options.files_in_flight
+    memory //= plan.workers
     if files is None:
-        files = _REMOTE_FILES if _waits_for_stores(plan) else 1
-    return FlightLimits(files, memory // plan.workers)
+        files = _REMOTE_FILES
+        if not _waits_for_stores(plan):
+            files = max(1, min(_LOCAL_FILES, len(plan.tasks) // (_LOCAL_TASKS * plan.workers)))
+            memory = memory if files == 1 else min(memory, _LOCAL_BYTES)
+    return FlightLimits(files, memory)
 
 
 def needs_no_workers(plan: Plan) -> bool:
