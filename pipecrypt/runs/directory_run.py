@@ -214,10 +214,12 @@ class DirectoryRun:
         self.flush()
         self._lock.check()
         statements = () if self._signing is None else self._publish_signed(self._signing)
+        is_changed = self._signing is not None
         if self._signing is None:
             self._lock.state = "outputs of both runs may be there"
-            self._remove_unsigned()
-        self._lock.check()
+            is_changed = self._remove_unsigned()
+        if is_changed:  # else it was looked at just now
+            self._lock.check()
         if self._keeps_journal:
             self._journal.finish(utc_now())
         return statements
@@ -227,8 +229,12 @@ class DirectoryRun:
         earlier = self._state.earlier
         return earlier is not None and earlier.manifest.expires is not None and utc_now() >= earlier.manifest.expires
 
-    def _remove_unsigned(self) -> None:
-        """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one."""
+    def _remove_unsigned(self) -> bool:
+        """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one.
+
+        Returns:
+            Whether there are any.
+        """
         decision, done = self.decision, {} if self._state.past is None else self._state.past.done
         superseded = superseded_by(self._own)
         left = {path for path in self._state.there if superseded(path)} - self._written
@@ -240,6 +246,7 @@ class DirectoryRun:
         if gone and self._keeps_journal:
             self._journal.removes(tuple(sorted(gone)))
             self._remove_each(gone)
+        return bool(gone)
 
     def _lost_attempts(self) -> Iterator[str]:
         """Yield numbered files that an attempt of the continued run published, and whose record was lost with it."""

@@ -94,12 +94,15 @@ class FsspecStore(Store):
     def stat(self, path: str = "") -> Entry:
         """Return what is at a path."""
         with self._reach("read", path) as (place, remote):
-            info = look_up(remote)
+            info = self._look_up(remote)
             if info is None:
                 return Entry(self.root, path, EntryKind.NOTHING)
             if info.get("type") == "directory":
                 return Entry(self.root, path, EntryKind.DIRECTORY)
             return Entry(self.root, path, EntryKind.FILE, _source(place, path or place.name, info, _modified_ns(info)))
+
+    def _look_up(self, remote: RemoteFilesystem) -> dict[str, Any] | None:
+        return look_up(remote)
 
     def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
         """Yield everything below a path that is not a directory itself."""
@@ -125,7 +128,7 @@ class FsspecStore(Store):
     def find_sources(self, below: Pattern) -> Iterator[SourceFile]:
         """Yield the files that the root names."""
         with self._reach("read") as (_, remote):
-            info, directory = look_up(remote), self.root
+            info, directory = self._look_up(remote), self.root
             if info is not None and info.get("type") != "directory":
                 yield _source(self.root, self.root.name, info)
                 return

@@ -43,6 +43,7 @@ from pipecrypt.store.s3_object import (
     copied_ranges,
     first_part_bytes,
     list_objects,
+    look_both_ways,
     part_bytes,
 )
 from pipecrypt.vocabulary.retry import error_code, http_status, is_transient
@@ -277,6 +278,11 @@ def _was_refused(error: Exception) -> bool:
 
 class S3Store(FsspecStore):
     """Objects of S3, past the file objects of s3fs; see `Store`."""
+
+    def _look_up(self, remote: RemoteFilesystem) -> dict[str, Any] | None:
+        # A name with a dot is most often one of an object, which one request finds.
+        is_directory = remote.is_s3 and "." not in remote.path.rpartition("/")[2]
+        return look_both_ways(remote) if is_directory else super()._look_up(remote)
 
     def _find_below(self, remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
         # Where nothing is below a path, fsspec's way asks twice more whether the path itself is an object.
