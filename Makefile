@@ -85,14 +85,14 @@ fix: $(VENV)/.dev ## Let ruff repair and format
 	ruff check --fix .
 	ruff format .
 
-bench: $(VENV)/.dev ## Compare pipecrypt with cp, pyarrow and Polars on lineitem SF1
-	python -m benchmarks.columns
+bench: $(VENV)/.bench ## Measure what is promised, beside limits and peers; fails where a promise is broken
+	python -m benchmarks check
 
 docs: $(VENV)/.dev ## Check the documentation's commands, links and examples; UPDATE=1 rewrites the outputs
 	PIPECRYPT_UPDATE_DOCS=$(UPDATE) pytest tests/test_docs.py tests/interop
 
 clean: ## Remove the virtual environment, the demo and all caches
-	rm -rf $(VENV) .venv-system .venv-lowest .compiled .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo
+	rm -rf $(VENV) .venv-system .venv-lowest .venv-duckdb .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* htmlcov demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where the machine lacks ensurepip (Debian without python3-venv), the machine's own pip fills the environment, or that of
@@ -116,6 +116,13 @@ $(VENV)/.rows: pyproject.toml | $(VENV)/.pip
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip
 	python -m pip install --quiet -e . --group dev
+	@touch $@
+
+# DuckDB encrypts with OpenSSL where its extension httpfs is loaded, which is not there for the newest version.
+$(VENV)/.bench: pyproject.toml | $(VENV)/.dev
+	python -m pip install --quiet --group bench
+	$(PYTHON) -m venv .venv-duckdb || { rm -rf .venv-duckdb && $(PYTHON) -m venv --without-pip .venv-duckdb; }
+	python -m pip --python .venv-duckdb/bin/python install --quiet "duckdb>=1.5,<1.6" "duckdb-extension-httpfs>=1.5,<1.6"
 	@touch $@
 
 $(VENV)/.lowest: pyproject.toml tests/lowest.py | $(VENV)/.pip

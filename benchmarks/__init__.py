@@ -1,1 +1,1 @@
-"""Measurements, each answering one question, as ratios within one run. Correctness is left to the tests."""
+"""Measurements beside limits and peers: `python -m benchmarks` runs them, and docs/benchmarks.md shows them."""

@@ -13,8 +13,8 @@ something there gains an attacker what replacing the file itself would.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Final, TypeVar
 
 from pipecrypt.dataset.listing import is_data, name_some
 from pipecrypt.dataset.statement.file_list import FileEntry
@@ -25,11 +25,14 @@ from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.documents import DocumentError
+from pipecrypt.vocabulary.in_flight import AT_ONCE, map_in_flight
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = ["finish_version", "is_listed", "is_signed", "listed_staged_files", "set_aside", "staged_files"]
 _log = logging.getLogger(__name__)
 _TABLES: Final = ("staged/", "attempts/")
+_FEW: Final = 8  # of so many, and for each so many more, one more is changed at once
+_T = TypeVar("_T")
 
 
 def staged_files(directory: Location, run_id: str | None) -> dict[str, SourceFile]:
@@ -129,9 +132,7 @@ def set_aside(
         StorageError: the storage refused or failed.
     """
     directory = sink.child(staged_path(run_id))
-    for path in paths:
-        before_each()
-        open_store(sink.child(path)).move(directory.child(path))
+    _each(lambda path: open_store(sink.child(path)).move(directory.child(path)), list(paths), before_each)
 
 
 def finish_version(
@@ -167,19 +168,28 @@ def finish_version(
     store = open_store(directory)
     for entry in () if store.is_remote else store.list():
         entry.refuse_link()
-    broken = []
-    for path, file in staged_files(sink, run_id).items():
-        before_each()
-        if not _put_in_place(file, sink.child(path), listed.get(path)):
-            broken.append(path)
+    staged = staged_files(sink, run_id)
+    are_right = _each(
+        lambda path: _put_in_place(staged[path], sink.child(path), listed.get(path)), list(staged), before_each
+    )
+    broken = [path for path, is_right in zip(staged, are_right, strict=True) if not is_right]
     if broken:
         raise _wrong_files(sink, directory, broken)
     gone = [path for path in removes if path not in listed]
-    for path in gone:
-        before_each()
-        open_store(sink.child(path)).remove()
+    _each(lambda path: open_store(sink.child(path)).remove(), gone, before_each)
     _remove_of_earlier_runs(sink, before=run_id, before_each=before_each)
     open_store(directory).remove_empty_directories()
+
+
+def _each(change: Callable[[str], _T], paths: Sequence[str], before_each: Callable[[], None]) -> list[_T]:
+    """Change files, several at once where there are many: each waits for a disk or a network."""
+
+    def asked() -> Iterator[str]:
+        for path in paths:
+            before_each()
+            yield path
+
+    return list(map_in_flight(change, asked(), name="moves", at_once=min(AT_ONCE, len(paths) // _FEW)))
 
 
 def _put_in_place(staged: SourceFile, place: Location, entry: FileEntry | None) -> bool:
@@ -208,12 +218,17 @@ def _wrong_files(sink: Location, directory: Location, paths: list[str]) -> Integ
 def _remove_of_earlier_runs(sink: Location, *, before: str, before_each: Callable[[], None]) -> None:
     """Remove what was set aside, and tables of earlier runs that failed: who reads everything would read them too."""
     runs = sink.child(RUNS_DIRECTORY)
-    for found in open_store(runs).list():
-        run_id, _, below = found.path.partition("/")
-        if found.source is not None and below.startswith(_TABLES) and _is_earlier(run_id, before):
-            before_each()
-            open_store(found.source.location).remove()
-            open_store(sink.child(run_path(run_id, below.partition("/")[0]))).remove_empty_directories()
+    emptied = set[str]()
+    try:
+        for found in open_store(runs).list():
+            run_id, _, below = found.path.partition("/")
+            if found.source is not None and below.startswith(_TABLES) and _is_earlier(run_id, before):
+                before_each()
+                open_store(found.source.location).remove()
+                emptied.add(run_path(run_id, below.partition("/")[0]))
+    finally:
+        for path in sorted(emptied):  # once: each looks at all that is below
+            open_store(sink.child(path)).remove_empty_directories()
 
 
 def _is_earlier(run_id: str, other: str) -> bool:

@@ -121,6 +121,7 @@ def open_view(
     stored: StoredFooter | None = None,
     check_opened: OpenedCheck | None = None,
     checks_digests: bool = True,
+    statistics: bool = True,
 ) -> TableView | BlobView:
     """Return the view of a Parquet file: of its plaintext table, encrypted or not, or of the bytes of its blob.
 
@@ -134,6 +135,7 @@ def open_view(
         stored: the file's footer, where it was read before; a view changes it.
         check_opened: as for `TableView`; with it, the footer is taken for a signed one.
         checks_digests: as for `TableView`.
+        statistics: likewise.
 
     Raises:
         FormatError: no Parquet file, truncated or malformed.
@@ -159,6 +161,7 @@ def open_view(
         cache=cache,
         check_opened=check_opened,
         checks_digests=checks_digests,
+        statistics=statistics,
     )
 
 
@@ -172,6 +175,7 @@ def open_table_view(
     stored: StoredFooter | None = None,
     check_opened: OpenedCheck | None = None,
     checks_digests: bool = True,
+    statistics: bool = True,
 ) -> TableView:
     """Return the view of a table, as `open_view` does; a blob is shown as the table of its blocks."""
     stored = stored or read_stored_footer(source)
@@ -183,6 +187,7 @@ def open_table_view(
         cache=cache,
         check_opened=check_opened,
         checks_digests=checks_digests,
+        statistics=statistics,
     )
 
 

@@ -44,6 +44,7 @@ from pipecrypt.reading.view_file import FileView
 from pipecrypt.store.filesystem import open_filesystem_for_others, path_for_others
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
+from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.in_flight import AT_ONCE, map_in_flight
 
@@ -57,6 +58,14 @@ _KEY_ID_DIGITS: Final = 16
 
 Filter: TypeAlias = "ds.Expression | Sequence[Any] | None"
 _Cells: TypeAlias = tuple[str, str, str]
+
+
+class _WithoutStatistics(pafs.FSSpecHandler):  # type: ignore[misc]  # pyarrow has no types
+    """Opens files for readers that filter no rows."""
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        """Return a file that can be read at any place."""
+        return pa.PythonFile(self.fs.open(path, mode="rb", statistics=False), mode="r")
 
 
 class EncryptedDataset:
@@ -93,11 +102,10 @@ class EncryptedDataset:
         self._verified = verified
         self._files = files
         self._fs = fs
-        self._is_remote = not location.is_local
         self._paths = [_path(file) for file in files]
         try:
             with self._beside_runs():
-                self._dataset = self._open()
+                self._dataset = self._open(_WithoutStatistics(fs))
         except BaseException:
             self.close()
             raise
@@ -122,8 +130,14 @@ class EncryptedDataset:
                 raise
             raise MovedError(f"{self._location.display} was changed by a run while it was read") from error
 
-    def _open(self) -> ds.Dataset:
-        arrow = pafs.PyFileSystem(pafs.FSSpecHandler(self._fs))
+    @cached_property
+    def _filterable(self) -> ds.Dataset:
+        """The dataset, with statistics of encrypted columns: they take their keys and tags, of each chunk there is."""
+        with self._beside_runs():
+            return self._open(pafs.FSSpecHandler(self._fs))
+
+    def _open(self, handler: pafs.FSSpecHandler) -> ds.Dataset:
+        arrow = pafs.PyFileSystem(handler)
         is_one = len(self._files) == 1 and self._files[0].location == self._location
         try:
             with arrow_errors(self._location.display):
@@ -180,12 +194,12 @@ class EncryptedDataset:
         if self._signed is not None:
             return sum(self._signed[path].entry.rows for path in self._paths)
         with arrow_errors(self._location.display):
-            at_once = AT_ONCE if self._is_remote else 1
+            at_once = AT_ONCE if open_store(self._location).is_remote else 1
             return sum(map_in_flight(self._fs.count_rows, self._paths, name="footer", at_once=at_once))
 
     def dataset(self) -> ds.Dataset:
         """Return the `pyarrow.dataset.Dataset`, for whatever reads one. It can be read until this is closed."""
-        return self._dataset
+        return self._filterable
 
     def to_batches(
         self,
@@ -295,8 +309,9 @@ class EncryptedDataset:
                 hint=f"its columns are {', '.join(self.schema.names)}",
             )
         with arrow_errors(self._location.display):
-            names = None if columns is None else list(columns)
-            return self._dataset.scanner(columns=names, filter=_expression(rows), batch_size=batch_rows)
+            names, chosen = None if columns is None else list(columns), _expression(rows)
+            dataset = self._dataset if chosen is None else self._filterable
+            return dataset.scanner(columns=names, filter=chosen, batch_size=batch_rows)
 
 
 def open_dataset(

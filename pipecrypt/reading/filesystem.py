@@ -13,6 +13,7 @@ import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
@@ -194,8 +195,8 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         """
         return self._with_file(self._strip(path), self._views.count_rows)[2]
 
-    def _viewed(self, path: str) -> tuple[dict[str, Any], StoredFile, FileView | None]:
-        return self._with_file(path, self._views.view)
+    def _viewed(self, path: str, *, statistics: bool = True) -> tuple[dict[str, Any], StoredFile, FileView | None]:
+        return self._with_file(path, partial(self._views.view, statistics=statistics))
 
     def _with_file(self, path: str, use: Callable[[StoredFile], _Result]) -> tuple[dict[str, Any], StoredFile, _Result]:
         """Return what the storage says about a file, and what `use` makes of it.
@@ -415,14 +416,14 @@ class PipecryptFileSystem(ChainedFileSystem):  # type: ignore[misc]  # fsspec ha
         wanted = [_range(start, end, view.size_bytes) for start, end in ranges]
         return [bytes(data) for data in view.read_many(wanted)]
 
-    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+    def _open(self, path: str, mode: str = "rb", *, statistics: bool = True, **options: Any) -> Any:
         if mode != "rb":
             self._refuse()
         if path in self._listed_files:
-            info, file, view = self._viewed(path)
+            info, file, view = self._viewed(path, statistics=statistics)
         else:
             info, file = self._look(path)
-            view = self._views.view(file) if info.get("type") != DIRECTORY else None
+            view = self._views.view(file, statistics=statistics) if info.get("type") != DIRECTORY else None
         if view is None and is_local_filesystem(self.fs) and info.get("type") != DIRECTORY:
             return LocalFile(file.place, info)
         if view is None:

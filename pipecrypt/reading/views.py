@@ -272,14 +272,18 @@ class Views:
         self._lock = threading.RLock()  # of the views and their users
         self._is_closed = False
         self._open_keys: _OpenKeys | None = None
-        # By path: the file's fingerprint, the generation of the statements that it was compared with, and its view; or
-        # None where it is shown as it is stored.
-        self._views: OrderedDict[str, tuple[str, int, FileView | None]] = OrderedDict()
+        # By path, and whether statistics are shown: the file's fingerprint, the generation of the statements that it
+        # was compared with, and its view; or None where it is shown as it is stored.
+        self._views: OrderedDict[tuple[str, bool], tuple[str, int, FileView | None]] = OrderedDict()
         self._users: Counter[int] = Counter()
         self._kept = ChunkCache(_KEPT_BYTES)
 
-    def view(self, file: StoredFile) -> FileView | None:
+    def view(self, file: StoredFile, *, statistics: bool = True) -> FileView | None:
         """Return the view of a file, or None where it is shown as it is stored.
+
+        Args:
+            file: as its storage has it.
+            statistics: show those of encrypted columns; see `TableView`.
 
         Raises:
             FormatError: a Parquet file is truncated or malformed.
@@ -289,11 +293,11 @@ class Views:
         """
         with self._opening[hash(file.path) % _OPENING_LOCKS]:  # of two threads that want one new file, one opens it
             current = self._open_current()
-            known = self.known(file)
+            known = self.known(file, statistics=statistics)
             if known is None:
                 generation = current.generation
-                view = self._open(file, current)
-                self._keep(file, generation, view, current)
+                view = self._open(file, current, statistics=statistics)
+                self._keep((file.path, statistics), file, generation, view, current)
             else:
                 view = known[0]
         if view is not None and current.checks.warns:
@@ -318,14 +322,14 @@ class Views:
             warn_unchecked()
         return rows
 
-    def known(self, file: StoredFile) -> tuple[FileView | None] | None:
+    def known(self, file: StoredFile, *, statistics: bool = True) -> tuple[FileView | None] | None:
         """Return the view in a tuple if it was opened before and the file is still the same, else None."""
         with self._lock:
-            known = self._views.get(file.path)
+            known = self._views.get((file.path, statistics))
             generation = 0 if self._open_keys is None else self._open_keys.generation
             if known is None or known[:2] != (file.fingerprint, generation):
                 return None
-            self._views.move_to_end(file.path)
+            self._views.move_to_end((file.path, statistics))
             return known[2:]
 
     def use(self, view: FileView) -> None:
@@ -431,12 +435,13 @@ class Views:
                     return found
         return None
 
-    def _open(self, file: StoredFile, current: _OpenKeys) -> FileView | None:
+    def _open(self, file: StoredFile, current: _OpenKeys, *, statistics: bool) -> FileView | None:
+        show = partial(self._show, file=file, current=current, statistics=statistics)
         if current.statements is None:
-            return self._show(FileRanges(file), file, None, current)
+            return show(FileRanges(file), signed=None)
         signed = current.statements.find(file.path)
         try:
-            return self._show(FileRanges(file), file, signed, current)
+            return show(FileRanges(file), signed=signed)
         except (IntegrityError, ConflictError, StorageError):
             # A run may have published another version, and staged the file or moved it to its place meanwhile.
             newer = current.statements.find_again(file.path, signed)
@@ -444,10 +449,16 @@ class Views:
             found = first_signed(partial(open_places, file, now), now.entry)
             if found is None and newer is None:
                 raise
-        return self._show(FileRanges(file) if found is None else found, file, now, current)
+        return show(FileRanges(file) if found is None else found, signed=now)
 
     def _show(
-        self, ranges: FileRanges, file: StoredFile, signed: SignedFile | None, current: _OpenKeys
+        self,
+        ranges: FileRanges,
+        *,
+        file: StoredFile,
+        signed: SignedFile | None,
+        current: _OpenKeys,
+        statistics: bool,
     ) -> FileView | None:
         """Return the view that fits the kind of file, or None where the file is shown as it is stored."""
         mode = current.checks.mode
@@ -469,18 +480,21 @@ class Views:
             stored=stored,
             check_opened=None if signed is None else check_when_opened(signed, source, mode),
             checks_digests=mode is not VerifyMode.OFF,
+            statistics=statistics,
         )
         ranges.forget_ends()
         return view if isinstance(view, BlobView) or view.is_encrypted else None
 
-    def _keep(self, file: StoredFile, generation: int, view: FileView | None, current: _OpenKeys) -> None:
+    def _keep(
+        self, name: tuple[str, bool], file: StoredFile, generation: int, view: FileView | None, current: _OpenKeys
+    ) -> None:
         with self._session_lock, self._lock:
             if self._open_keys is not current:  # closed while the view was opened, so nobody else would close the view
                 if view is not None:
                     view.close()
                 raise _closed()
-            self._views[file.path] = (file.fingerprint, generation, view)
-            self._views.move_to_end(file.path)
+            self._views[name] = (file.fingerprint, generation, view)
+            self._views.move_to_end(name)
             while len(self._views) > _KEPT_VIEWS:
                 # Not closed: somebody may read it. Its keys are wiped when nobody does any more.
                 self._views.popitem(last=False)

@@ -64,6 +64,7 @@ class SinkState:
         earlier: the signed version that is there.
         past: what journals say; None where the run keeps none.
         there: sizes in bytes of the outputs that are there.
+        keeps_apart: whether it was tried that the storage refuses a second file of one name.
     """
 
     sink: Location
@@ -72,6 +73,7 @@ class SinkState:
     earlier: VerifiedVersion | None
     past: RunHistory | None
     there: Mapping[str, int | None]
+    keeps_apart: bool = False
 
     @property
     def is_staged(self) -> bool:
@@ -124,11 +126,12 @@ class DirectoryRun:
         self._sources = {task.id: task.source.relative_path for task in plan.tasks} if decision.rotated else {}
         self._own = tuple(task for task in plan.tasks if task.id in self._tasks or task.id in decision.adopted)
         self._written = set(decision.adopted_paths)
-        writing = _writing_plan(plan, decision.to_do, header, self._may_replace(overwrites=spec.overwrite))
+        may_replace, is_free = self._may_replace(overwrites=spec.overwrite), self._is_free
+        writing = _writing_plan(plan, decision.to_do, header, may_replace, is_free)
         self.plan = replace(writing, lock=lock.held)  # so that tasks elsewhere can see that it is held
         self._keeps_journal = spec.run.keeps_journal
         sequence = 0 if decision.continued is None else decision.continued.next_sequence
-        self._journal = Journal(plan.sink, header, state.seal, sequence=sequence)
+        self._journal = Journal(plan.sink, header, state.seal, sequence=sequence, keeps_apart=state.keeps_apart)
 
     @property
     def has_work(self) -> bool:
@@ -211,10 +214,12 @@ class DirectoryRun:
         self.flush()
         self._lock.check()
         statements = () if self._signing is None else self._publish_signed(self._signing)
+        is_changed = self._signing is not None
         if self._signing is None:
             self._lock.state = "outputs of both runs may be there"
-            self._remove_unsigned()
-        self._lock.check()
+            is_changed = self._remove_unsigned()
+        if is_changed:  # else it was looked at just now
+            self._lock.check()
         if self._keeps_journal:
             self._journal.finish(utc_now())
         return statements
@@ -224,8 +229,12 @@ class DirectoryRun:
         earlier = self._state.earlier
         return earlier is not None and earlier.manifest.expires is not None and utc_now() >= earlier.manifest.expires
 
-    def _remove_unsigned(self) -> None:
-        """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one."""
+    def _remove_unsigned(self) -> bool:
+        """Remove outputs whose sources are gone, and what earlier runs and attempts wrote more of than this one.
+
+        Returns:
+            Whether there are any.
+        """
         decision, done = self.decision, {} if self._state.past is None else self._state.past.done
         superseded = superseded_by(self._own)
         left = {path for path in self._state.there if superseded(path)} - self._written
@@ -237,6 +246,7 @@ class DirectoryRun:
         if gone and self._keeps_journal:
             self._journal.removes(tuple(sorted(gone)))
             self._remove_each(gone)
+        return bool(gone)
 
     def _lost_attempts(self) -> Iterator[str]:
         """Yield numbered files that an attempt of the continued run published, and whose record was lost with it."""
@@ -334,6 +344,11 @@ class DirectoryRun:
                 foreign |= {path, unnumbered(path) or path}
         return lambda path: path not in foreign
 
+    def _is_free(self, path: str) -> bool:
+        """Return whether a file that appears at a path replaces nothing, and the storage makes sure of it."""
+        is_new = self.decision.continued is None if self._header.is_staged else path not in self._state.there
+        return self._state.keeps_apart and is_new
+
     def _is_own_file(self, path: str) -> bool:
         return is_of_dataset(self._state.sink, path, self._header.dataset_id)
 
@@ -364,15 +379,16 @@ def open_directory_run(
         PipecryptError: see `pipecrypt.errors`; nothing was written.
     """
     sink = plan.sink
+    keeps_apart = False
     if spec.run.keeps_journal:
-        check_writers(open_store(sink), is_only_writer=spec.run.is_only_writer)
+        keeps_apart = check_writers(open_store(sink), is_only_writer=spec.run.is_only_writer).keeps_writers_apart
     with contextlib.ExitStack() as stack:
         signers = open_signers(spec.policy, credentials, accept_future_statement=spec.run.accept_future_statement)
         if signers is not None:
             stack.enter_context(signers)
         run_id = new_run_id(now)
         lock = stack.enter_context(locked_sink(sink, run_id))
-        state = _read_sink(spec, sink, signers)
+        state = replace(_read_sink(spec, sink, signers), keeps_apart=keeps_apart)
         decision = _decide(spec, plan, state, credentials)
         columns = PlannedColumns(spec.policy, plan.tasks, decision.to_do, past=state.past, version=state.earlier)
         columns.check()
@@ -446,7 +462,13 @@ def _earlier_ids(state: SinkState) -> tuple[str, ...]:
     return tuple(sorted(filter(is_run_id, runs)))
 
 
-def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_replace: Callable[[str], bool]) -> Plan:
+def _writing_plan(
+    plan: Plan,
+    to_do: tuple[Task, ...],
+    header: RunHeader,
+    may_replace: Callable[[str], bool],
+    is_free: Callable[[str], bool],
+) -> Plan:
     """Return the plan of the tasks that are left, each writing where its file has to appear."""
     staged = plan.sink.child(staged_path(header.run_id))
     tasks = tuple(
@@ -459,6 +481,7 @@ def _writing_plan(plan: Plan, to_do: tuple[Task, ...], header: RunHeader, may_re
                 # In its own directory the run replaces its own files, never what another attempt publishes meanwhile.
                 overwrite=not header.is_staged and may_replace(task.path),
                 is_repeated=header.is_staged,
+                is_free=is_free(task.path),
             )
         )
         for task in to_do

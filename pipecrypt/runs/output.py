@@ -72,6 +72,7 @@ class Target:
         overwrite: whether it may replace any file.
         is_repeated: whether an earlier attempt of this run may have published the output. That is replaced, and nothing
             else: what is encrypted names its dataset and path. Plaintext does not, so it is replaced whatever it is.
+        is_free: whether the run knows that nothing is there; as for `Store.write`.
     """
 
     sink: Location
@@ -80,6 +81,7 @@ class Target:
     dataset_id: str | None = None
     overwrite: bool = False
     is_repeated: bool = False
+    is_free: bool = False
 
     def numbered(self, index: int) -> Target:
         """Return the target of the file at `index` (from 0) among those that the output is divided into."""
@@ -103,7 +105,9 @@ class Target:
         """
         overwrite = self.overwrite or (self.is_repeated and self.dataset_id is None)
         try:
-            return open_store(self.sink).write(overwrite=overwrite, token=self.token, expected_bytes=expected_bytes)
+            return open_store(self.sink).write(
+                overwrite=overwrite, token=self.token, expected_bytes=expected_bytes, is_free=self.is_free
+            )
         except SinkNotEmptyError:
             if not self.is_repeated or not self.is_own_file(self.sink, self.path):
                 raise

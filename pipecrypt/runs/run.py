@@ -30,7 +30,7 @@ from pipecrypt.runs.report.report import RunCollector, store_report
 from pipecrypt.runs.report.run_id import current_run_id, new_run_id, running
 from pipecrypt.runs.spec.spec import EncryptSpec, Spec
 from pipecrypt.runs.workers.executor import OnEvent, run_here
-from pipecrypt.runs.workers.limits import flight_limits
+from pipecrypt.runs.workers.limits import flight_limits, needs_no_workers
 from pipecrypt.runs.workers.local import WorkerSetup, run_in_processes
 from pipecrypt.runs.workers.remote import MapTasks, RemoteSetup, run_mapped
 from pipecrypt.store.publication import new_token
@@ -236,6 +236,8 @@ def run_tasks(
     """
     # A single file is done here: without a lock nobody may do it twice.
     is_mapped = map_tasks is not None and plan.may_travel
+    if not plan.is_on_cluster and not is_mapped and needs_no_workers(plan):
+        plan = replace(plan, workers=1)
     # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. No key is made,
     # though a service may be asked what an alias stands for; what a person types is remembered for the workers.
     with plan.keys.open(credentials) as session:

@@ -184,7 +184,7 @@ class Task:
 
     def again(self) -> Task:
         """Return the task for another attempt, which replaces what the one before may have published."""
-        return self.with_target(replace(self.target, is_repeated=True))
+        return self.with_target(replace(self.target, is_repeated=True, is_free=False))
 
 
 def run_task(

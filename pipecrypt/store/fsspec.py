@@ -54,7 +54,7 @@ from pipecrypt.store.publication import Publication, is_temporary, new_token
 from pipecrypt.vocabulary.ranges import SourceTraits
 from pipecrypt.vocabulary.retry import Retry, TruncatedError, http_status
 
-__all__ = ["FsspecStore", "RemoteRanges", "read_small_object"]
+__all__ = ["FsspecStore", "RemoteRanges", "find_files", "read_small_object"]
 
 _log = logging.getLogger(__name__)
 _ONCE: Final = Retry(0)
@@ -94,17 +94,20 @@ class FsspecStore(Store):
     def stat(self, path: str = "") -> Entry:
         """Return what is at a path."""
         with self._reach("read", path) as (place, remote):
-            info = look_up(remote)
+            info = self._look_up(remote)
             if info is None:
                 return Entry(self.root, path, EntryKind.NOTHING)
             if info.get("type") == "directory":
                 return Entry(self.root, path, EntryKind.DIRECTORY)
             return Entry(self.root, path, EntryKind.FILE, _source(place, path or place.name, info, _modified_ns(info)))
 
+    def _look_up(self, remote: RemoteFilesystem) -> dict[str, Any] | None:
+        return look_up(remote)
+
     def list(self, path: str = "", admits: Admits | None = None) -> Iterator[Entry]:
         """Yield everything below a path that is not a directory itself."""
         with self._reach("list", path) as (start, remote):
-            for below, info in _find(remote):
+            for below, info in self._find_below(remote):
                 # An empty object whose name ends so stands for a directory.
                 is_marker = below.endswith("/") and not info.get("size")
                 if info.get("type", "file") != "directory" and below and not is_marker:
@@ -114,6 +117,9 @@ class FsspecStore(Store):
                         source = None
                     yield Entry(start, below, EntryKind.FILE, source)
 
+    def _find_below(self, remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
+        return find_files(remote)
+
     def is_empty(self, *, besides: str | None = None) -> bool:
         """Return whether nothing is at the root, or a directory without files."""
         with self._reach("read") as (_, remote):
@@ -122,7 +128,7 @@ class FsspecStore(Store):
     def find_sources(self, below: Pattern) -> Iterator[SourceFile]:
         """Yield the files that the root names."""
         with self._reach("read") as (_, remote):
-            info, directory = look_up(remote), self.root
+            info, directory = self._look_up(remote), self.root
             if info is not None and info.get("type") != "directory":
                 yield _source(self.root, self.root.name, info)
                 return
@@ -157,11 +163,18 @@ class FsspecStore(Store):
     # ---- writing ----
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open a new file."""
         place = self._at(path)
-        return RemotePublication(place, self._open_filesystem(place), overwrite=overwrite, token=token or new_token())
+        remote, token = self._open_filesystem(place), token or new_token()
+        return RemotePublication(place, remote, overwrite=overwrite, token=token, is_free=is_free)
 
     def replace(self, data: bytes, path: str = "", *, expected: Revision | None) -> None:
         """Let a small file appear, if there is what was read there before."""
@@ -287,10 +300,18 @@ def _replace_on_condition(remote: RemoteFilesystem, place: Location, data: bytes
 # ---- what file systems say ----
 
 
-def _find(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield all that a file system lists below a path, by names relative to it."""
+def find_files(
+    remote: RemoteFilesystem, find: Callable[[], Mapping[str, dict[str, Any]]] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield all that a file system lists below a path, by names relative to it.
+
+    Args:
+        remote: the file system and the path.
+        find: lists it once, by paths of the file system; default: fsspec's way.
+    """
+    find = find or (lambda: remote.fs.find(remote.path, detail=True))
     try:
-        found = remote.retry.call(lambda: remote.fs.find(remote.path, detail=True))
+        found = remote.retry.call(find)
     except (FileNotFoundError, NotADirectoryError):
         return
     base = remote.path.rstrip("/") + "/"
@@ -300,7 +321,7 @@ def _find(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _find_whole_files(remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
     """Leave out an empty object that stands for a directory, and what a run that was killed left behind."""
-    for path, info in _find(remote):
+    for path, info in find_files(remote):
         is_other = path.endswith("/") or is_temporary(path.rsplit("/", 1)[-1])
         if info.get("type", "file") == "file" and not is_other:
             yield path, info

@@ -225,21 +225,25 @@ class RemotePublication(Publication):
         remote: its file system.
         overwrite: whether it may replace another one.
         token: stands in the temporary name.
+        is_free: whether it is known that nothing is there; then a store that compares is not asked.
 
     Raises:
         SinkNotEmptyError: the object exists, and may not be replaced.
         StorageError: the storage refused or failed.
     """
 
-    def __init__(self, location: Location, remote: RemoteFilesystem, *, overwrite: bool, token: str) -> None:
-        """Look at what is there; make nothing yet."""
+    def __init__(
+        self, location: Location, remote: RemoteFilesystem, *, overwrite: bool, token: str, is_free: bool = False
+    ) -> None:
+        """Look at what is there, unless that is known; make nothing yet."""
         super().__init__(location)
         self._remote = remote
         self._overwrite = overwrite
         parent, slash, _ = self._remote.path.rpartition("/")
         self._temporary = parent + slash + temporary_name(location.name, token)
         with map_errors(f"cannot write {self.name}"):
-            self._seen = self._check_replaceable()
+            is_known = is_free and remote.uploads_whole and self._takes_conditions
+            self._seen = None if is_known else self._check_replaceable()
             self._spool = _open_spool()
 
     def _check_replaceable(self) -> Mapping[str, Any] | None:

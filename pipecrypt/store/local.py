@@ -145,7 +145,13 @@ class LocalStore(Store):
     # ---- writing ----
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open a new file."""
         return LocalPublication(self._at(path), overwrite=overwrite, token=token or new_token())

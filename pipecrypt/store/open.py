@@ -186,7 +186,13 @@ class _StandardStreams(FsspecStore):
         return _StandardInput()
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open standard output."""
         return _StandardOutput(self.root)

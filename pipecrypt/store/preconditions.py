@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from pipecrypt.store.conditional import is_condition_failed, is_worth_repeating, knows_no_condition
@@ -23,6 +24,7 @@ from pipecrypt.store.problems import describe, map_errors
 from pipecrypt.store.protocol import Guarantees
 from pipecrypt.store.publication import new_token
 from pipecrypt.store.s3_object import S3Object, condition
+from pipecrypt.vocabulary.in_flight import map_in_flight
 
 __all__ = ["try_conditions"]
 
@@ -30,6 +32,7 @@ _log = logging.getLogger(__name__)
 _DIRECTORY: Final = "_pipecrypt"
 _CREATES_IF_ABSENT: Final = frozenset({"gs", "gcs", "az", "abfs", "abfss"})  # by fsspec's `mode="create"`
 _BESIDE: Final = "-copy"
+_IN_PARTS: Final = "-parts"
 _STALE_TAG: Final = '"00000000000000000000000000000000"'  # the MD5 of nothing that anybody knows
 
 
@@ -58,22 +61,48 @@ def _unsafe(reason: str) -> Guarantees:
 
 
 def _try_s3(remote: RemoteFilesystem) -> Guarantees:
-    probe, call = S3Object(remote), remote.retry.call
-    # Not conditional: a store that does not know conditions may refuse the first one already.
-    call(lambda: probe.put(b"", "probe"))
-    with _removed(remote, probe.remove):
+    """Try it with two objects side by side, because each request waits for its answer."""
+    in_parts = replace(remote, path=remote.path + _IN_PARTS)
+    tries = [partial(_try_whole, remote), partial(_try_parts, in_parts)]
+    whole, parts = map_in_flight(_called, tries, name="probe", at_once=len(tries))
+    for each in (whole, parts):
+        if not each.keeps_writers_apart:
+            return each
+    return whole
+
+
+def _called(given: Callable[[], Guarantees]) -> Guarantees:
+    return given()
+
+
+def _try_whole(remote: RemoteFilesystem) -> Guarantees:
+    with _existing(remote) as probe:
         creations = {
-            "took a second object in spite of If-None-Match": lambda: probe.put(
-                b"", "probe", condition=condition(None)
-            ),
-            "completed an upload in parts in spite of If-None-Match": lambda: _upload(probe),
-            "replaced an object in spite of If-Match": lambda: probe.put(b"", "probe", condition=condition(_STALE_TAG)),
+            "took a second object in spite of If-None-Match": condition(None),
+            "replaced an object in spite of If-Match": condition(_STALE_TAG),
         }
-        for reason, create in creations.items():
-            if not _refuses(remote, create):
+        for reason, given in creations.items():
+            if not _refuses(remote, partial(probe.put, b"", "probe", condition=given)):
                 return _unsafe(f"the store {reason}")
         reason = "the store refused a second object, in one piece and in parts"
         return Guarantees(reason, ignored=_ignored(remote))
+
+
+def _try_parts(remote: RemoteFilesystem) -> Guarantees:
+    with _existing(remote) as probe:
+        if _refuses(remote, lambda: _upload(probe)):
+            return Guarantees("the store refused a second object in parts")
+        return _unsafe("the store completed an upload in parts in spite of If-None-Match")
+
+
+@contextmanager
+def _existing(remote: RemoteFilesystem) -> Iterator[S3Object]:
+    """Make an object for trying, and remove it in the end."""
+    probe = S3Object(remote)
+    # Not conditional: a store that does not know conditions may refuse the first one already.
+    remote.retry.call(lambda: probe.put(b"", "probe"))
+    with _removed(remote, probe.remove):
+        yield probe
 
 
 def _ignored(remote: RemoteFilesystem) -> tuple[str, ...]:

@@ -319,7 +319,13 @@ class Store(Protocol):
         """
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open a new file; nothing is made before the first write, nothing appears before it is published.
 
@@ -328,6 +334,8 @@ class Store(Protocol):
             overwrite: whether it may replace a file.
             token: the run's, for `remove_leftovers`.
             expected_bytes: about how large the file will be, where that is known.
+            is_free: whether the caller knows that nothing is there, and that this store keeps writers apart: then an
+                object store need not be asked, and refuses the file if something is there all the same.
 
         Raises:
             SinkNotEmptyError: the file exists, and may not be replaced.

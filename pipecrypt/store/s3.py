@@ -13,7 +13,7 @@ at most 10,000 parts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from pipecrypt.store.conditional import (
     settle,
 )
 from pipecrypt.store.filesystem import RemoteFilesystem, bare_tag, fingerprint_of, look_up, pinned_version
-from pipecrypt.store.fsspec import FsspecStore, RemoteRanges
+from pipecrypt.store.fsspec import FsspecStore, RemoteRanges, find_files
 from pipecrypt.store.location import Location
 from pipecrypt.store.problems import changed, describe, map_errors, occupied, replaced_meanwhile, unknown_outcome
 from pipecrypt.store.protocol import Ranges, SourceFile
@@ -42,6 +42,8 @@ from pipecrypt.store.s3_object import (
     condition,
     copied_ranges,
     first_part_bytes,
+    list_objects,
+    look_both_ways,
     part_bytes,
 )
 from pipecrypt.vocabulary.retry import error_code, http_status, is_transient
@@ -69,6 +71,7 @@ class S3Publication(Publication):
         remote: its file system.
         overwrite: whether it may replace another one.
         expected_bytes: about how large it will be, where that is known; chooses the size of parts.
+        is_free: whether it is known that nothing is there.
 
     It replaces what was there when this was made, and nothing that appeared since.
 
@@ -78,9 +81,15 @@ class S3Publication(Publication):
     """
 
     def __init__(
-        self, location: Location, remote: RemoteFilesystem, *, overwrite: bool, expected_bytes: int | None = None
+        self,
+        location: Location,
+        remote: RemoteFilesystem,
+        *,
+        overwrite: bool,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> None:
-        """Look at what is there; make nothing yet."""
+        """Look at what is there, unless that is known; make nothing yet."""
         super().__init__(location)
         self._overwrite = overwrite
         self._settings = remote.settings
@@ -91,7 +100,7 @@ class S3Publication(Publication):
         self._buffer = bytearray()
         self._upload: PartUpload | None = None
         with map_errors(f"cannot write {self.name}"):
-            self._condition = self._look()
+            self._condition = condition(None) if is_free else self._look()
 
     def _look(self) -> Mapping[str, str]:
         """Return what must hold when the object appears: a request that was held back replaces nothing newer."""
@@ -270,6 +279,15 @@ def _was_refused(error: Exception) -> bool:
 class S3Store(FsspecStore):
     """Objects of S3, past the file objects of s3fs; see `Store`."""
 
+    def _look_up(self, remote: RemoteFilesystem) -> dict[str, Any] | None:
+        # A name with a dot is most often one of an object, which one request finds.
+        is_directory = remote.is_s3 and "." not in remote.path.rpartition("/")[2]
+        return look_both_ways(remote) if is_directory else super()._look_up(remote)
+
+    def _find_below(self, remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
+        # Where nothing is below a path, fsspec's way asks twice more whether the path itself is an object.
+        return find_files(remote, partial(list_objects, remote)) if remote.is_s3 else find_files(remote)
+
     def open(self, source: SourceFile, *, reads_all: bool = False) -> Ranges:
         """Open a pinned object: every range is asked for on condition that it is still the pinned one."""
         remote = self._open_filesystem(source.location)
@@ -277,14 +295,20 @@ class S3Store(FsspecStore):
         return kind(remote, source, reads_all=reads_all)
 
     def write(
-        self, path: str = "", *, overwrite: bool, token: str | None = None, expected_bytes: int | None = None
+        self,
+        path: str = "",
+        *,
+        overwrite: bool,
+        token: str | None = None,
+        expected_bytes: int | None = None,
+        is_free: bool = False,
     ) -> Publication:
         """Open a new object; it replaces what is there now, and nothing that appears since."""
         place = self._at(path)
         remote = self._open_filesystem(place)
         if not remote.is_s3:
-            return super().write(path, overwrite=overwrite, token=token, expected_bytes=expected_bytes)
-        return S3Publication(place, remote, overwrite=overwrite, expected_bytes=expected_bytes)
+            return super().write(path, overwrite=overwrite, token=token, is_free=is_free)
+        return S3Publication(place, remote, overwrite=overwrite, expected_bytes=expected_bytes, is_free=is_free)
 
     def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> int:
         """Replace everything from `body_end` on; the store copies what is before, where it can."""

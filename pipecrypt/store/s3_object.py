@@ -8,6 +8,7 @@ them hold 5 TiB.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,7 +20,7 @@ from fsspec.asyn import sync
 
 from pipecrypt.errors import LimitError
 from pipecrypt.store.conditional import WRITE_ID, ObjectHead
-from pipecrypt.store.filesystem import RemoteFilesystem
+from pipecrypt.store.filesystem import RemoteFilesystem, look_up
 from pipecrypt.store.location import TransferSettings
 from pipecrypt.store.problems import describe, too_large
 from pipecrypt.store.protocol import Revision
@@ -33,6 +34,8 @@ __all__ = [
     "condition",
     "copied_ranges",
     "first_part_bytes",
+    "list_objects",
+    "look_both_ways",
     "part_bytes",
 ]
 
@@ -200,6 +203,53 @@ class S3Object:
 
     def _metadata(self, write_id: str) -> dict[str, str]:
         return {**self._fs.s3_additional_kwargs.get("Metadata", {}), WRITE_ID: write_id}
+
+
+def list_objects(remote: RemoteFilesystem) -> dict[str, dict[str, Any]]:
+    """Return what s3fs says about all objects whose names begin with a path and a slash, by their paths."""
+    fs = remote.fs
+    found = sync(fs.loop, fs._lsdir, remote.path.rstrip("/"), delimiter="")
+    return {info["name"]: info for info in found}
+
+
+def look_both_ways(remote: RemoteFilesystem) -> dict[str, Any] | None:
+    """Return what s3fs would say about a path, or None if nothing is there.
+
+    Whether there is an object of that name, and whether there are objects below it, is asked for at once: s3fs asks the
+    one after the other, and where nothing is yet, both are asked for anyway.
+    """
+    bucket, key, version = remote.fs.split_path(remote.path)
+    if not key or version is not None:
+        return look_up(remote)
+    head, below = remote.retry.call(lambda: sync(remote.fs.loop, _head_and_list, remote.fs, bucket, key.rstrip("/")))
+    if head is not None:
+        size, changed = head["ContentLength"], head.get("LastModified", "")
+        return {
+            "name": remote.path,
+            "type": "file",
+            "size": size,
+            "ETag": head.get("ETag", ""),
+            "LastModified": changed,
+        }
+    return {"name": remote.path, "type": "directory", "size": 0} if below else None
+
+
+async def _head_and_list(fs: Any, bucket: str, key: str) -> tuple[dict[str, Any] | None, bool]:
+    answers: Any = await asyncio.gather(
+        fs._call_s3("head_object", Bucket=bucket, Key=key),
+        fs._call_s3("list_objects_v2", Bucket=bucket, Prefix=key + "/", Delimiter="/", MaxKeys=1),
+        return_exceptions=True,
+    )
+    head, listed = answers
+    if not isinstance(head, BaseException):
+        return head, False
+    if not isinstance(head, FileNotFoundError):
+        raise head
+    if isinstance(listed, FileNotFoundError):  # there is no such bucket
+        return None, False
+    if isinstance(listed, BaseException):
+        raise listed
+    return None, bool(listed.get("Contents") or listed.get("CommonPrefixes"))
 
 
 def copied_ranges(size_bytes: int) -> list[tuple[int, int]]:

@@ -40,10 +40,10 @@ class Calls:
 _SHAPES = {"base": Shape(), "files": Shape(files=11), "pages": Shape(pages=110), "row groups": Shape(row_groups=11)}
 # A few in a hundred above what Python 3.11 counts; later ones call less.
 _LIMITS = {
-    ("encrypt", "with a page index"): Calls(page=41, chunk=660, file=2250),
-    ("encrypt", "without a page index"): Calls(page=83, chunk=60, file=2250),
-    ("decrypt", "with a page index"): Calls(page=45, chunk=715, file=1950),
-    ("decrypt", "without a page index"): Calls(page=54, chunk=540, file=1950),
+    ("encrypt", "with a page index"): Calls(page=36, chunk=645, file=1720),
+    ("encrypt", "without a page index"): Calls(page=83, chunk=30, file=1720),
+    ("decrypt", "with a page index"): Calls(page=45, chunk=715, file=1570),
+    ("decrypt", "without a page index"): Calls(page=54, chunk=540, file=1570),
 }
 
 
@@ -69,6 +69,7 @@ def test_no_page_chunk_or_file_takes_more_calls_than_before(has_index: bool, tmp
     for place, way in enumerate(("encrypt", "decrypt")):
         limit = _LIMITS[way, "with a page index" if has_index else "without a page index"]
         calls = _calls({name: counts[place] for name, counts in counted.items()})
+        print(f"{way}: {calls}")  # shown where a limit is exceeded
         assert calls.page <= limit.page
         assert calls.chunk <= limit.chunk
         assert calls.file <= limit.file

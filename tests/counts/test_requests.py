@@ -138,6 +138,7 @@ def _counts(bucket: Bucket, *, signs: bool) -> dict[str, Counter[Request]]:
     return {f"{name}, {what}": bucket.count(work) for name, work in works.items()}
 
 
+@pytest.mark.timeout(900)  # on a machine that does much else
 @pytest.mark.parametrize("signs", [False, True], ids=["unsigned", "signed"])
 def test_each_command_asks_as_often_as_the_table_says(new_bucket: Callable[[int], Bucket], signs: bool) -> None:
     few, many = (_counts(new_bucket(files), signs=signs) for files in (FILES, 2 * FILES))

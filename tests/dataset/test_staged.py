@@ -12,6 +12,7 @@ import pytest
 from pipecrypt.dataset.staged import finish_version, set_aside
 from pipecrypt.dataset.statement.file_list import FileEntry
 from pipecrypt.errors import IntegrityError, LockLostError, StorageError
+from pipecrypt.store.local import LocalStore
 from pipecrypt.store.location import Location
 from tests.dataset.world import NAMES, SignedWorld, data_files, entry_of, tree
 from tests.doubles.faulty_store import Faults, FaultyStore, register_faulty_store
@@ -162,3 +163,58 @@ def test_a_storage_that_fails_decides_nothing(staging: Staging) -> None:
     assert not [path for path in store.store if "/staged/" in path]
     store.reset()
     shutil.rmtree(staging.root)
+
+
+def test_of_many_each_is_moved_while_the_lock_is_held_and_the_wrong_ones_stay(staging: Staging) -> None:
+    paths = [f"many/{number:02}.parquet" for number in range(40)]
+    entries = [entry_of(path, staging.right[A]) for path in paths]
+    wrong = {paths[3], paths[30]}
+    for path in paths:
+        staging.stage(path, staging.wrong[A] if path in wrong else staging.right[A])
+    asked: list[int] = []
+
+    with pytest.raises(IntegrityError):
+        finish_version(Location(str(staging.root)), RUN, entries, before_each=lambda: asked.append(1))
+
+    moved = {path for path in data_files(staging.root) if path.startswith("many/")}
+    assert moved == {*paths} - wrong
+    assert set(staging.staged) == wrong
+    assert len(asked) == len(paths)
+
+
+def test_nothing_more_is_moved_once_the_lock_is_lost(staging: Staging) -> None:
+    paths = [f"many/{number:03}.parquet" for number in range(200)]
+    for path in paths:
+        staging.stage(path, staging.right[A])
+    asked: list[int] = []
+
+    def check() -> None:
+        asked.append(1)
+        if len(asked) > 5:
+            raise LockLostError("another run holds the lock")
+
+    with pytest.raises(LockLostError):
+        finish_version(
+            Location(str(staging.root)), RUN, [entry_of(path, staging.right[A]) for path in paths], before_each=check
+        )
+    assert len(staging.staged) == len(paths) - 5
+
+
+def test_directories_of_an_earlier_run_are_looked_through_once(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = staging.root / "_pipecrypt/runs/20980101T000000Z-00000000/staged"
+    earlier.mkdir(parents=True)
+    for number in range(20):
+        (earlier / f"{number}.parquet").write_bytes(b"")
+    looked: list[str] = []
+    real = LocalStore.remove_empty_directories
+
+    def remove_empty_directories(store: LocalStore, path: str = "") -> None:
+        looked.append(store.root.name)
+        real(store, path)
+
+    monkeypatch.setattr(LocalStore, "remove_empty_directories", remove_empty_directories)
+    staging.finish()
+    assert not earlier.exists()
+    assert looked == ["staged", "staged"]  # of that run, and of this one

@@ -164,7 +164,9 @@ def test_every_byte_is_compared_after_a_move_too(world: World, sink: Sink, monke
         sink.put(SECOND, bytes([*data[:8], data[8] ^ 1, *data[9:]]))  # a page, so that size and footer are right
 
     for mode in VerifyMode.READ, VerifyMode.FULL:
-        monkeypatch.setattr(CheckedSource, "_keep_edges", lambda *_: None)  # else all of so small a file is kept
+        # Else all of so small a file is kept.
+        monkeypatch.setattr(CheckedSource, "_keep_edges", lambda *_: None)
+        monkeypatch.setattr("pipecrypt.store.fsspec._SMALL_BYTES", 0)
         with pytest.raises((IntegrityError, ConflictError)):
             cat(sink, SECOND, world, mode=mode, between=forge)
         with pytest.raises(IntegrityError):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,11 +252,9 @@ def test_unsigned_runs_into_one_directory_keep_its_id(tmp_path: Path, monkeypatc
     ids = set()
     real = directory_run._writing_plan
 
-    def note(
-        plan: object, to_do: object, header: directory_run.RunHeader, may_replace: Callable[[str], bool]
-    ) -> object:
+    def note(plan: Any, to_do: Any, header: directory_run.RunHeader, *rest: Any) -> object:
         ids.add(header.dataset_id)
-        return real(plan, to_do, header, may_replace)  # type: ignore[arg-type]
+        return real(plan, to_do, header, *rest)
 
     monkeypatch.setattr(directory_run, "_writing_plan", note)
     for number in range(3):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,20 @@ def test_outputs_must_not_meet(root: Path) -> None:
     for outputs in (["raw/x/a.parquet"], ["link/x/a.parquet"], ["o/a", "o/./a"], ["o/a", "o/a/b"], ["o/a/b/c", "o/a"]):
         with pytest.raises(UsageError):
             check_outputs([_file("raw/x/a.parquet")], [Location(output) for output in outputs])
+
+
+def test_a_link_in_the_place_of_an_output_is_where_it_leads_to(root: Path) -> None:
+    (root / "o").mkdir()
+    (root / "o/a.parquet").symlink_to(root / "raw/x/a.parquet")
+    (root / "o/b.parquet").symlink_to(root / "nowhere")
+    with pytest.raises(UsageError, match="one of the source files"):
+        check_outputs([_file("raw/x/a.parquet")], [Location("o/a.parquet")])
+    check_outputs([_file("raw/x/a.parquet")], [Location("o/b.parquet")])
+
+
+def test_each_directory_is_resolved_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved: list[str] = []
+    monkeypatch.setattr(os.path, "realpath", lambda path, real=os.path.realpath: resolved.append(path) or real(path))
+    names = [f"{number}.parquet" for number in range(10)]
+    check_outputs([_file(f"raw/x/{name}") for name in names], [Location(f"o/{name}") for name in names])
+    assert sorted(resolved) == ["o", "raw/x"]

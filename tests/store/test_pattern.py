@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pipecrypt.store.location import ALL_PARQUET, Pattern, all_parquet_and_hidden
@@ -67,3 +69,12 @@ def test_hidden_files_count_but_not_below_what_is_left_out() -> None:
     assert not pattern.matches(["_ours", "a.chunks.parquet"])
     assert not pattern.admits_directory(["_ours"])
     assert not pattern.admits_directory(["_ours", "runs"])
+
+
+@pytest.mark.parametrize("options", [{}, {"takes_hidden": True}, {"hidden_suffixes": (".h",)}, {"left_out": "x"}])
+def test_all_files_are_those_of_a_longer_pattern_that_says_the_same(options: dict[str, Any]) -> None:
+    whole, same = (Pattern(parts, **options) for parts in (("**", "*"), ("**", "**", "*")))
+    parts = ["x", "_x", "_x=1", ".x", "x.h", "_x.h", ".", "*"]
+    for names in [(a,) for a in parts] + [(a, b) for a in parts for b in parts]:
+        assert whole.matches(names) is same.matches(names), names
+        assert whole.admits_directory(names) is same.admits_directory(names), names

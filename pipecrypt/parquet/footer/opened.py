@@ -21,10 +21,11 @@ from pipecrypt.errors import (
     UnsupportedError,
     UsageError,
 )
+from pipecrypt.parquet.footer.columns import LeafColumn
 from pipecrypt.parquet.footer.entries import Originals, entry_values, pop_digests, pop_originals, restore_notes
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts, row_count
 from pipecrypt.parquet.footer.stored import SealedFooter, StoredFooter, open_footer
-from pipecrypt.parquet.policy import KeyScope
+from pipecrypt.parquet.policy import FooterMode, KeyScope
 from pipecrypt.parquet.protocols import DataKeys
 from pipecrypt.parquet.wire.fields import BLOB_KEY, COLUMN_META_DATA, ColumnChunk, ColumnCrypto
 from pipecrypt.parquet.wire.modules import FileAAD, ModuleType, open_module
@@ -104,6 +105,7 @@ class OpenedFile:
         self.locked: dict[tuple[int, int], AccessError] = {}
         self._keys = keys
         self._data_keys: list[DataKey] = []
+        self._is_closed = False
         self._shared_keys: dict[tuple[int, bytes], DataKey] = {}
         self._chunk_keys: dict[tuple[int, int], DataKey] = {}
         self._ciphers: dict[tuple[int, int], MessageCipher] = {}
@@ -145,6 +147,7 @@ class OpenedFile:
         self._ciphers.clear()
         if self._footer_key is not None:
             self._footer_key.wipe()
+        self._is_closed = True
         for key in self._data_keys:
             key.wipe()
 
@@ -225,6 +228,45 @@ class OpenedFile:
                 self.locked[chunk.ordinals] = error
         return chunks
 
+    def note_clear_column(self, column: int) -> None:
+        """Note that a leaf column is in plaintext in a row group that was looked at, and not opened."""
+        self._clear_columns.add(column)
+
+    def open_key_at(self, row_group: int, column: int, key_metadata: bytes) -> DataKey:
+        """Return the data key of a chunk that has one of its own, by what its footer entry says of it.
+
+        Raises:
+            AccessError: missing or refused.
+            IntegrityError: it does not match its commitment.
+        """
+        key = self._chunk_keys.get((row_group, column))
+        if key is None:
+            leaf, what = self.row_groups.leaves[column], self.row_groups.what(row_group, column)
+            is_own = self.originals is not None and self.originals.data_keys is KeyScope.BATCH
+            shared = None if is_own else self._shared_keys.get((column, key_metadata))
+            key = shared or self._open_column_key(leaf, key_metadata, row_group if is_own else None, what)
+            self._chunk_keys[row_group, column] = key
+            if not is_own:
+                self._shared_keys[column, key_metadata] = key
+        return key
+
+    def open_sealed_metadata(self, row_group: int, column: int, key_metadata: bytes, sealed: bytes) -> bytes:
+        """Return the encoded metadata of a chunk after authenticating it (4), without its footer entry.
+
+        Raises:
+            AccessError: its key is missing or was refused.
+            IntegrityError: it was not written with its key at this place.
+        """
+        cipher = MessageCipher(self.open_key_at(row_group, column, key_metadata))
+        aad = self.aad.module(ModuleType.COLUMN_META_DATA, row_group, column)
+        what = f"metadata of {self.row_groups.what(row_group, column)}"
+        return bytes(open_module(cipher, memoryview(sealed), aad, what))
+
+    @property
+    def hides_column_metadata(self) -> bool:
+        """Whether the footer is readable, and shows of each encrypted column less than its sealed metadata."""
+        return self.mode is FooterMode.PLAINTEXT and self.originals is not None
+
     def each_chunk(self) -> Iterator[Chunk]:
         """Yield all chunks, opened as `open_row_group` does; of a large footer, one row group is open at a time."""
         for index in self.row_groups.ordinals:
@@ -267,17 +309,14 @@ class OpenedFile:
             return self.footer_key()
         key_metadata = own.binary(ColumnCrypto.KEY_METADATA) or b""
         self.key_metadata_of_columns.setdefault(chunk.column, key_metadata)
-        if self.originals is not None and self.originals.data_keys is KeyScope.BATCH:
-            return self._open_column_key(chunk, key_metadata, chunk.row_group)
-        shared = (chunk.column, key_metadata)
-        if shared not in self._shared_keys:
-            self._shared_keys[shared] = self._open_column_key(chunk, key_metadata, None)
-        return self._shared_keys[shared]
+        return self.open_key_at(*chunk.ordinals, key_metadata)
 
-    def _open_column_key(self, chunk: Chunk, key_metadata: bytes, batch: int | None) -> DataKey:
-        context = self.context.for_column(chunk.leaf.path, batch)
-        self._data_keys.append(_open_key(self._keys, key_metadata, context, chunk.what))
-        return self._data_keys[-1]
+    def _open_column_key(self, leaf: LeafColumn, key_metadata: bytes, batch: int | None, what: str) -> DataKey:
+        if self._is_closed:
+            raise RuntimeError("this file was closed, and its keys were wiped")
+        key = _open_key(self._keys, key_metadata, self.context.for_column(leaf.path, batch), what)
+        self._data_keys.append(key)
+        return key
 
     def cipher_at(self, row_group: int, column: int) -> MessageCipher:
         """Return the cipher of an encrypted chunk whose row group was opened before."""

@@ -296,11 +296,11 @@ def _read_end(source: RangeSource) -> tuple[bytes | bytearray, bytes]:
     size = source.size_bytes
     if size < _SMALLEST_FILE_BYTES:
         raise FormatError(f"{source.name} is not a Parquet file: it has {size} bytes")
-    both = [(0, MAGIC_BYTES), (max(0, size - _FIRST_READ_BYTES), min(size, _FIRST_READ_BYTES))]
+    first, last = (0, MAGIC_BYTES), (max(0, size - _FIRST_READ_BYTES), min(size, _FIRST_READ_BYTES))
     if traits_of(source).reads_in_flight > 1 and is_described(source):
-        start, tail = map(bytes, source.read_many(both))  # each is a request
+        start, tail = map(bytes, source.read_many([first, last]))  # each is a request
     else:
-        start, tail = (bytes(source.read_range(*each)) for each in both)
+        start, tail = bytes(source.read_range(*first)), bytes(source.read_range(*last))
     ending = tail[-MAGIC_BYTES:]
     if ending not in (PLAIN_MAGIC, _SEALED_MAGIC):
         began = start in (PLAIN_MAGIC, _SEALED_MAGIC)

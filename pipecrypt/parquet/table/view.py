@@ -25,6 +25,7 @@ from pipecrypt.parquet.footer.segments import SegmentKind
 from pipecrypt.parquet.footer.stored import StoredFooter
 from pipecrypt.parquet.pages.sealing import open_pages
 from pipecrypt.parquet.table.view_layout import MissingKeys, ViewLayout, ViewPart, lay_out
+from pipecrypt.parquet.table.view_scan import LazyChunks
 from pipecrypt.vocabulary.ranges import RangeSource
 
 __all__ = [
@@ -65,6 +66,7 @@ class TableView:
         check_opened: told how the table is protected, before a byte is shown; what it raises passes through. With it,
             the footer is taken for a signed one: pages that are malformed raise IntegrityErrors.
         checks_digests: check chunks in plaintext against the digests that the file stores of them, where it does.
+        statistics: show those of encrypted columns, for readers that filter; without them, only what is read is opened.
 
     Raises:
         FormatError: malformed.
@@ -82,13 +84,14 @@ class TableView:
         cache: ChunkCache | None = None,
         check_opened: OpenedCheck | None = None,
         checks_digests: bool = True,
+        statistics: bool = True,
     ) -> None:
         """Lay out the view; columns whose key is missing stay closed until they are read."""
         self._source = source
         self._is_signed = check_opened is not None
         self._gatherer = Gatherer(source)
         self._opened = opened
-        self._shown = ViewLayout((), source.size_bytes, source.size_bytes)
+        self._shown = ViewLayout((), (), source.size_bytes, source.size_bytes)
         self._cache = cache or ChunkCache(_KEPT_BYTES)
         self._owner = object()
         weakref.finalize(self, self._cache.forget, self._owner)
@@ -98,13 +101,14 @@ class TableView:
         if opened is not None:
             self._wipe = weakref.finalize(self, opened.close)
             try:
-                self._shown = lay_out(opened, source.size_bytes, missing, checks_digests=checks_digests)
+                self._shown = lay_out(
+                    opened, source.size_bytes, missing, checks_digests=checks_digests, statistics=statistics
+                )
                 if check_opened is not None:
                     check_opened(opened)
             except BaseException:
                 self.close()
                 raise
-        self._starts = [part.start for part in self._shown.parts]
 
     def __enter__(self) -> Self:
         """Return the view."""
@@ -228,8 +232,9 @@ class TableView:
         end = start + length
         if start < 0 or length < 0 or end > self.size_bytes:
             raise FormatError(f"{self.name} has {self.size_bytes} bytes, but bytes {start} to {end} are due")
-        first = max(0, bisect_right(self._starts, start) - 1)
-        touched = self._shown.parts[first : bisect_right(self._starts, end - 1)] if length else ()
+        starts = self._shown.starts
+        first = max(0, bisect_right(starts, start) - 1)
+        touched = self._shown.parts[first : bisect_right(starts, end - 1)] if length else ()
         for part in touched:
             if part.error is not None and part.start + part.length > start:
                 raise _again(part.error)
@@ -276,7 +281,7 @@ class TableView:
         only = pieces[0].part if len(pieces) == 1 else None
         if only is not None and only.start in plain:  # no copy: kept plaintext never changes
             return plain[only.start][start - only.start : start - only.start + length].toreadonly()
-        if only is not None and only.chunk is not None and only.place is None:  # no copy here either
+        if only is not None and only.chunk is not None and only.is_digested:  # no copy here either
             return self._checked(only.chunk, fetched[only.start]).toreadonly()
         out = memoryview(bytearray(length))
         for piece in pieces:
@@ -297,10 +302,12 @@ class TableView:
         opened, chunk, place = self._opened, part.chunk, part.place
         if opened is None or chunk is None:
             raise AssertionError("only encrypted and digested chunks are opened")
-        if place is None:
+        if part.is_digested:
             out[:] = self._checked(chunk, data)
             return
         with as_tampering(is_signed=self._is_signed):
+            if place is None:
+                place = self._lazy.open(*chunk)
             bounds = open_pages(
                 data,
                 place.declared_bytes,
@@ -314,6 +321,12 @@ class TableView:
         # Opening moves pages inside the buffer where a checksum changes its length, so clear what is left behind.
         end = bounds.new[-1]
         out[end:] = bytes(len(out) - end)
+
+    @property
+    def _lazy(self) -> LazyChunks:
+        if self._shown.lazy is None:
+            raise AssertionError("all chunks of this view are open")
+        return self._shown.lazy
 
     def _checked(self, chunk: tuple[int, int], data: memoryview) -> memoryview:
         digests = self._shown.digests

@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, overload
 
 from pipecrypt.errors import AccessError, FormatError, LimitError
 from pipecrypt.parquet.footer.opened import OpenedFile
@@ -47,6 +47,7 @@ from pipecrypt.parquet.footer.segments import (
 )
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES, PLAIN_MAGIC, encode_plain_footer
 from pipecrypt.parquet.pages.integrity import ExpectedDigests, expected_digests
+from pipecrypt.parquet.table.view_scan import LazyChunks, ScannedFooter, scan_footer
 from pipecrypt.parquet.wire.fields import (
     ColumnChunk,
     ColumnMetaData,
@@ -164,7 +165,8 @@ class ViewPart:
         length: its bytes.
         chunk: row group and column of an encrypted or digested chunk, which lies at the same offset of the encrypted
             file.
-        place: where the pages of an encrypted chunk lie; None of a digested one.
+        place: where the pages of an encrypted chunk lie; None of a digested one, and of one that is not open yet.
+        is_lazy: the chunk is encrypted, and opened when it is read.
         data: bytes that are shown as they are.
         error: what reading raises.
     """
@@ -173,8 +175,14 @@ class ViewPart:
     length: int
     chunk: tuple[int, int] | None = None
     place: PagePlace | None = None
+    is_lazy: bool = False
     data: bytes = b""
     error: AccessError | None = None
+
+    @property
+    def is_digested(self) -> bool:
+        """Whether this is a chunk in plaintext that is checked against a digest."""
+        return self.chunk is not None and self.place is None and not self.is_lazy
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,18 +191,24 @@ class ViewLayout:
 
     Args:
         parts: by offset.
+        starts: their offsets.
         copied_end: up to here, what is no part is a copy of the encrypted file; behind it, zeros.
         size_bytes: of the view.
         digests: what digested chunks are checked against.
+        lazy: opens chunks when they are read; None where all of them are open.
     """
 
-    parts: tuple[ViewPart, ...]
+    parts: Sequence[ViewPart]
+    starts: Sequence[int]
     copied_end: int
     size_bytes: int
     digests: ExpectedDigests | None = None
+    lazy: LazyChunks | None = None
 
 
-def lay_out(opened: OpenedFile, source_bytes: int, missing: MissingKeys, *, checks_digests: bool) -> ViewLayout:
+def lay_out(
+    opened: OpenedFile, source_bytes: int, missing: MissingKeys, *, checks_digests: bool, statistics: bool
+) -> ViewLayout:
     """Return the layout. The footer of `opened` is changed into the plain one; its keys stay open.
 
     Args:
@@ -202,18 +216,61 @@ def lay_out(opened: OpenedFile, source_bytes: int, missing: MissingKeys, *, chec
         source_bytes: its size.
         missing: what is shown of locked columns.
         checks_digests: check plaintext chunks, where the file stores digests of them.
+        statistics: show those of encrypted columns; without them, chunks are opened when they are read, where that can
+            be.
 
     Raises:
         FormatError: parts lie outside the body or over each other, or a row group has no row count.
         IntegrityError: digests are missing or left over, or of an unknown algorithm.
         LimitError: more chunks, or more nulls, than memory should hold.
     """
+    scanned = scan_footer(opened, statistics=statistics)
+    if scanned is not None:
+        return _lazy_layout(opened, source_bytes, scanned)
     plan = _Layout(opened, missing, checks_digests=checks_digests)
     parts = [ViewPart(0, MAGIC_BYTES, data=PLAIN_MAGIC), *plan.readable_parts(), *plan.unreadable]
     footer = b"".join(encode_plain_footer(opened.footer))
     size = max(source_bytes, plan.end + len(footer))
     parts.append(ViewPart(size - len(footer), len(footer), data=footer))
-    return ViewLayout(tuple(parts), opened.body_end if plan.digests is None else 0, size, plan.digests)
+    starts = [part.start for part in parts]
+    return ViewLayout(parts, starts, opened.body_end if plan.digests is None else 0, size, plan.digests)
+
+
+def _lazy_layout(opened: OpenedFile, source_bytes: int, scanned: ScannedFooter) -> ViewLayout:
+    opened.footer.set(FileMetaData.ROW_GROUPS, WireType.LIST, [*scanned.row_groups])
+    footer = b"".join(encode_plain_footer(opened.footer))
+    size = max(source_bytes, opened.body_end + len(footer))
+    begin, end = ViewPart(0, MAGIC_BYTES, data=PLAIN_MAGIC), ViewPart(size - len(footer), len(footer), data=footer)
+    starts = [0, *(chunk[0] for chunk in scanned.chunks), end.start]
+    return ViewLayout(_LazyParts(begin, scanned.chunks, end), starts, opened.body_end, size, lazy=scanned.lazy)
+
+
+class _LazyParts(Sequence[ViewPart]):
+    """Parts that are made when they are asked for: a view has many, and a reader touches few."""
+
+    def __init__(self, begin: ViewPart, chunks: Sequence[tuple[int, int, int, int]], end: ViewPart) -> None:
+        self._begin = begin
+        self._chunks = chunks
+        self._end = end
+
+    def __len__(self) -> int:
+        return len(self._chunks) + 2
+
+    @overload
+    def __getitem__(self, index: int) -> ViewPart: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ViewPart]: ...
+
+    def __getitem__(self, index: int | slice) -> ViewPart | Sequence[ViewPart]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        if index in (0, -len(self)):
+            return self._begin
+        if index in (len(self) - 1, -1):
+            return self._end
+        start, length, row_group, column = self._chunks[index - 1]
+        return ViewPart(start, length, (row_group, column), is_lazy=True)
 
 
 class _Layout:

@@ -38,6 +38,7 @@ from pipecrypt.store.publication import is_temporary
 from pipecrypt.store.small_files import locate
 from pipecrypt.store.undo import is_undo
 from pipecrypt.vocabulary.clock import utc_now
+from pipecrypt.vocabulary.in_flight import map_in_flight
 
 __all__ = ["DEFAULT_GRACE", "CleanSummary", "clean", "parse_grace"]
 
@@ -189,10 +190,9 @@ class _Cleaning:
         datasets = {dataset_id for run in old for dataset_id in self._dataset_of(run)}
         if datasets:
             needed = self._listed | {path for run in runs if run.is_finished for path in self._noted(run)}
-            for path, file in self._found.items():
-                if path in needed or is_reserved(path):
-                    continue
-                context = written_as(file)
+            doubtful = [path for path in self._found if path not in needed and not is_reserved(path)]
+            contexts = map_in_flight(lambda path: written_as(self._found[path]), doubtful, name="footers")
+            for path, context in zip(doubtful, contexts, strict=True):
                 if context is not None and context.dataset_id in datasets:
                     yield path
         # The journal goes last: what it leads to must not be left without it.

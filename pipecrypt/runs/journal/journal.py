@@ -93,6 +93,7 @@ class Journal:
         seal: Seal,
         *,
         sequence: int = 0,
+        keeps_apart: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Write nothing yet."""
@@ -100,6 +101,7 @@ class Journal:
         self._sink = sink
         self._seal = seal
         self._sequence = sequence
+        self._keeps_apart = keeps_apart
         self._clock = clock
         self._records: list[TaskRecord] = []
         self._clear: ClearColumns | None = None
@@ -200,7 +202,7 @@ class Journal:
             now: the time, in UTC.
         """
         text = json.dumps({"version": 1, "run": self.header.run_id, "ended": now.isoformat(timespec="seconds")})
-        with open_store(self._place(FINISHED)).write(overwrite=True) as sink:
+        with open_store(self._place(FINISHED)).write(overwrite=True, is_free=self._keeps_apart) as sink:
             sink.write(text.encode() + b"\n")
             sink.publish()
 
@@ -222,7 +224,8 @@ class Journal:
         self._write(data)
 
     def _write(self, data: bytes) -> None:
-        with open_store(self._place(block_name(self._sequence, self._seal.suffix))).write(overwrite=False) as sink:
+        place = self._place(block_name(self._sequence, self._seal.suffix))
+        with open_store(place).write(overwrite=False, is_free=self._keeps_apart) as sink:
             sink.write(self._seal.seal(data))
             sink.publish()
         self._sequence += 1

@@ -31,6 +31,7 @@ from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.clock import utc_now
+from pipecrypt.vocabulary.in_flight import map_in_flight
 
 __all__ = ["FinishedFile", "RunHistory", "put_in_place"]
 
@@ -197,7 +198,11 @@ def _adopted(sink: Location, past: RecordedRun) -> dict[str, TaskRecord]:
         found = staged_files(sink, header.run_id)
     else:
         found = {entry.path: entry.source for entry in open_store(sink).list() if entry.source is not None}
-    return {task_id: record for task_id, record in past.records.items() if _is_there(record, found)}
+    # Of what is signed each footer is read, which takes a request where the sink is remote.
+    are_there = map_in_flight(lambda record: _is_there(record, found), past.records.values(), name="footers")
+    return {
+        record.task_id: record for record, is_there in zip(past.records.values(), are_there, strict=True) if is_there
+    }
 
 
 def _clear_columns(finished: ClearColumns | None, unfinished: RecordedRun | None) -> ClearColumns | None:

@@ -31,6 +31,7 @@ from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.task import Task, task_ids
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
+from pipecrypt.vocabulary.in_flight import map_in_flight
 
 __all__ = [
     "Decision",
@@ -387,7 +388,7 @@ def find_rotated(
     if promise is not None:
         observed = promise.master_key_ids
         return paths if observed & new and observed <= every else {}  # 2
-    keys = {path: _observed(plan.sink, path) for path in paths}
+    keys = dict(zip(paths, map_in_flight(lambda path: _observed(plan.sink, path), paths, name="footers"), strict=True))
     return {path: task_id for path, task_id in paths.items() if keys[path] & new and keys[path] <= every}  # 2
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from pipecrypt.dataset.sign.records import SignableFile, SignedStatement
@@ -169,8 +169,13 @@ class StageSeconds:
 
     def __add__(self, other: StageSeconds) -> StageSeconds:
         """Return the sums."""
-        names = [each.name for each in fields(self)]
-        return StageSeconds(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        return StageSeconds(
+            open_seconds=self.open_seconds + other.open_seconds,
+            read_seconds=self.read_seconds + other.read_seconds,
+            work_seconds=self.work_seconds + other.work_seconds,
+            write_seconds=self.write_seconds + other.write_seconds,
+            publish_seconds=self.publish_seconds + other.publish_seconds,
+        )
 
 
 NO_STAGES: Final = StageSeconds()

@@ -9,6 +9,7 @@ driver, which decides.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -112,6 +113,7 @@ def work(connection: Connection, setup: WorkerSetup) -> None:
         finally:
             # From here on Python tidies up after itself, and would print what is raised in between.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            gc.freeze()  # looking for cycles would take long, and the process ends anyway
     except _StopError:
         sys.exit(STOPPED_EXIT_CODE)
 

@@ -17,7 +17,7 @@ from pipecrypt.runs.spec.options import MAX_FILES_IN_FLIGHT, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.runs.workers import limits
-from pipecrypt.runs.workers.limits import FlightLimits, flight_limits
+from pipecrypt.runs.workers.limits import FlightLimits, flight_limits, needs_no_workers
 from pipecrypt.store.location import Location
 from tests.runs.conftest import NAMES, World
 
@@ -40,15 +40,42 @@ def _plan(world: World, **options: int) -> Plan:
 # ---- how many ----
 
 
-def test_local_files_are_done_one_by_one(world: World) -> None:
+def test_a_few_local_files_are_done_one_by_one(world: World) -> None:
     assert flight_limits(_plan(world)).files == 1
     assert flight_limits(_plan(world, files_in_flight=5)).files == 5
+
+
+def test_many_small_local_files_are_at_work_together_and_large_ones_alone(world: World) -> None:
+    plan = _plan(world)
+    small = replace(plan.tasks[0], source=replace(plan.tasks[0].source, size_bytes=34_000))
+    large = replace(plan.tasks[0], source=replace(plan.tasks[0].source, size_bytes=50 << 20))
+    many = replace(plan, tasks=(small,) * 1000, workers=2)
+    limits = flight_limits(many)
+    assert limits.files > 1
+    assert limits.allow(small, [small] * (limits.files - 1))
+    assert not limits.allow(small, [small] * limits.files)
+    assert limits.allow(large, [])
+    assert not limits.allow(large, [large])
+    assert not limits.allow(small, [large])
+    assert flight_limits(replace(many, tasks=(small,) * 30)).files == 1
+    assert flight_limits(replace(many, options=RunOptions(files_in_flight=1))).files == 1
+    assert flight_limits(replace(many, options=RunOptions(memory_bytes=1 << 20))).memory_bytes == 1 << 19
 
 
 def test_a_store_that_is_not_local_lets_several_be_at_work(world: World) -> None:
     plan = _plan(world)
     for url, many in (("s3://bucket/out/", True), ("gs://bucket/out/", True), ("memory://out/", False)):
         assert (flight_limits(replace(plan, sink=Location(url))).files > 1) is many
+
+
+def test_little_work_that_waits_for_a_store_needs_no_workers(world: World) -> None:
+    plan = _plan(world)
+    remote = replace(plan, sink=Location("s3://bucket/out/"))
+    assert not needs_no_workers(plan)
+    assert needs_no_workers(remote)
+    assert not needs_no_workers(replace(remote, tasks=plan.tasks * 100))
+    large = replace(plan.tasks[0], source=replace(plan.tasks[0].source, size_bytes=1 << 30))
+    assert not needs_no_workers(replace(remote, tasks=(large,)))
 
 
 def test_workers_share_the_memory(world: World) -> None:
