@@ -52,7 +52,7 @@ app.add_typer(config_app, name="config")
 
 def _show_version(value: bool) -> None:
     if value:
-        # The library that mypyc makes for all compiled modules; see docs/decisions/0061-a-compiled-engine.md.
+        # The library that mypyc makes for all compiled modules; see docs/decisions/0064-a-compiled-engine.md.
         engine = "" if find_spec("pipecrypt__mypyc") is None else " (compiled)"
         show({"version": __version__}, lambda: [f"{_PROGRAM} {__version__}{engine}"])
         raise typer.Exit
