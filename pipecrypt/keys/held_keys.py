@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Hashable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from contextvars import Token
 from types import TracebackType
 from typing import Protocol, Self
@@ -47,8 +47,9 @@ class HeldKeys:
     def __init__(self, references: tuple[str, ...]) -> None:
         """Open nothing yet."""
         self._references = references
-        # Held by whoever borrows a key, for as long as it is used. A forked process has another one.
-        self.turn = threading.Lock()
+        # Held by whoever borrows a key, for as long as it is used. A forked process has another one. Taken anew by the
+        # thread that holds it where its garbage collection closes what else borrowed keys.
+        self.turn: AbstractContextManager[bool] = threading.RLock()
         self._opened: dict[str, MasterKey | ExplicitKeys] = {}
         limits = KEKLimits()
         self._unwrapped = KEKCache(limits, time.monotonic)
@@ -126,7 +127,7 @@ class HeldKeys:
 
     def begin_anew(self) -> None:
         """Wipe all keys in a process that was forked: a thread that is not there may have held `turn`."""
-        self.turn = threading.Lock()
+        self.turn = threading.RLock()
         self._forks += 1
         self.wipe()
 

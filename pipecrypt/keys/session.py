@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
@@ -105,7 +106,7 @@ class KeySession:
         lender: HeldKeys | None = held_keys_of(credentials) if services is None else None
         self._lender = lender
         self._keeps_alive = credentials if lender is not None else None  # a Session wipes its keys when it is collected
-        self._own_lock = threading.Lock()
+        self._own_lock = threading.RLock()  # as that of a Session
         self._dataset_id = dataset_id
         self._reader = MaterialReader()
         only_reads = limits is None and dataset_id is None and not also
@@ -311,7 +312,7 @@ class KeySession:
         self.close()
 
     @property
-    def _lock(self) -> threading.Lock:
+    def _lock(self) -> AbstractContextManager[bool]:
         """The session's own lock, or that of all who borrow from one `Session`, which is another after a fork.
 
         Held during service calls too: two threads that meet the same new KEK make one call, and no KEK is wiped while

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pandas as pd
@@ -16,6 +17,7 @@ import pytest
 import pipecrypt as pc
 from pipecrypt.crypto.kdf import Argon2Parameters, derive_key
 from pipecrypt.errors import UsageError
+from pipecrypt.keys import session as session_module
 from pipecrypt.keys.derived_keys import DERIVED_KEYS
 from pipecrypt.keys.held_keys import held_keys_of
 from pipecrypt.keys.schemes import keystore_document
@@ -161,3 +163,30 @@ def test_a_thread_without_a_session_goes_on_with_what_was_opened(source: Path, k
         thread.start()
         thread.join()
     assert seen == [view]
+
+
+def test_what_is_collected_while_a_key_is_opened_gives_its_keys_back(
+    source: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encrypted = source.parent / "encrypted.parquet"
+    pc.encrypt(source, encrypted, pc.Policy(default=keys.open))
+    with pc.Session([keys.open]) as session:
+        others = [pc.open(encrypted, keys=[keys.open], credentials=session) for _ in range(2)]
+        for each in others:
+            each.to_table()
+        unwrap = session_module.open_sealed
+
+        def collecting(*args: Any) -> bytes:
+            while others:
+                others.pop().close()  # as its finalizer does, wherever garbage collection begins
+            return unwrap(*args)
+
+        monkeypatch.setattr(session_module, "open_sealed", collecting)
+        read: list[int] = []
+        thread = threading.Thread(
+            target=lambda: read.append(len(pc.open(encrypted, keys=[keys.open], credentials=session).to_table())),
+            daemon=True,
+        )
+        thread.start()
+        thread.join(30)
+        assert read == [3]
