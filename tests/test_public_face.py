@@ -49,8 +49,6 @@ _NOT_PART_OF_THE_FACE = {
     "FileDone.signable": "what the driver signs",
     "PipecryptFileSystem.use": "for pipecrypt.open",
     "PipecryptFileSystem.view": "for pipecrypt.open",
-    "Session.lend": "for key sessions",
-    "Session.lend_keks": "for key sessions",
     "TaskCall.setup": "a call is called, whatever is in it",
     "TaskCall.task": "likewise",
 }
@@ -116,6 +114,15 @@ def _types_in(hint: object) -> Iterator[type]:
             yield from _types_in(each)
     elif isinstance(hint, type):
         yield hint
+
+
+def test_a_session_shows_what_callers_use_and_nothing_of_what_it_lends() -> None:
+    def public(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    session, credentials = public(pipecrypt.Session), public(pipecrypt.Credentials)
+    assert session - credentials == {"keys", "close"}
+    assert not credentials & {"adopt_answers", "begin_anew", "is_closed"}
 
 
 def test_the_public_names_are_documented() -> None:

@@ -6,6 +6,7 @@ nothing was compiled runs them as they are.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -39,3 +40,8 @@ class CompiledEngine(BuildHookInterface[Any]):
             if path.is_file():
                 build_data["force_include"][str(path)] = path.relative_to(built).as_posix()
         build_data["pure_python"], build_data["infer_tag"] = False, True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Remove what was compiled, which the wheel holds by now."""
+        if version != "editable":
+            shutil.rmtree(self._scratch)

@@ -16,6 +16,7 @@ from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.store.publication import is_temporary
 from pipecrypt.store.undo import has_undo
+from pipecrypt.vocabulary.in_flight import call_both
 
 __all__ = [
     "CHUNKS_SUFFIX",
@@ -54,11 +55,17 @@ def sizes_below(directory: Location) -> dict[str, int | None]:
     Raises:
         StorageError: the storage refused or failed.
     """
-    if not open_store(directory).stat().is_directory():
-        return {}
-    found = open_store(directory).list(admits=lambda names: not is_reserved("/".join(names)))
-    files = {entry.path: entry.source for entry in found if is_data(entry.path, entry.source)}
-    return {path: None if file is None else file.size_bytes for path, file in files.items()}
+    store = open_store(directory)
+
+    def sizes() -> dict[str, int | None]:
+        found = store.list(admits=lambda names: not is_reserved("/".join(names)))
+        files = {entry.path: entry.source for entry in found if is_data(entry.path, entry.source)}
+        return {path: None if file is None else file.size_bytes for path, file in files.items()}
+
+    if not store.is_remote:
+        return sizes() if store.stat().is_directory() else {}
+    there, found = call_both(store.stat, sizes)
+    return found if there.is_directory() else {}
 
 
 def check_nothing_nested(directory: Location, found: Iterable[str]) -> None:

@@ -29,6 +29,7 @@ import threading
 import unicodedata
 import weakref
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import ExitStack
 from contextvars import ContextVar
 from pathlib import Path
 from types import MappingProxyType
@@ -41,6 +42,7 @@ from pipecrypt.vocabulary.once import warn_once
 from pipecrypt.vocabulary.secret import DATA_KEY_BYTES, DataKey
 
 __all__ = [
+    "ACTIVE",
     "MAX_PRIVATE_FILE_BYTES",
     "PASSPHRASE_VARIABLE",
     "PIN_VARIABLE",
@@ -102,11 +104,6 @@ class Credentials:
         """The environment, for key services that have variables of their own."""
         return self._environ
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether they open nothing any more, as those of a `Session` that was closed."""
-        return False
-
     def passphrase(self, label: str) -> str:
         """Return the passphrase for what `label` names; a person is asked once for each label.
 
@@ -151,12 +148,6 @@ class Credentials:
             PassphraseError: one is given and empty, or its file cannot be read.
         """
         return self._given_passphrase() is not None or label in self._answers
-
-    def adopt_answers(self, others: Credentials) -> None:
-        """Ask whom the others ask, and not for what they know."""
-        self._prompt = others._prompt
-        self._answers.update(others._answers)
-        self._from_file = others._from_file
 
     def for_new_secret(self) -> Credentials:
         """Return what holds the other secret of a keystore that gets one, under the names of an only one."""
@@ -239,14 +230,7 @@ class Credentials:
 
     def forget(self) -> None:
         """Wipe what was derived; passphrases stay."""
-        with self._lock:
-            while self._derived:
-                self._derived.popitem()[1].wipe()
-
-    def begin_anew(self) -> None:
-        """Forget all keys in a process that was forked: a thread that is not there may have held a lock."""
-        self._lock = threading.Lock()
-        self.forget()
+        self._wipe_derived()
 
     def __repr__(self) -> str:
         """Show nothing."""
@@ -255,6 +239,27 @@ class Credentials:
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the environment and what was answered or read, not the prompt and not what was derived."""
         return _rebuild, (self._environ, self._answers, self._from_file)
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether they open nothing any more, as those of a `Session` that was closed."""
+        return False
+
+    def _adopt_answers(self, others: Credentials) -> None:
+        """Ask whom the others ask, and not for what they know."""
+        self._prompt = others._prompt
+        self._answers.update(others._answers)
+        self._from_file = others._from_file
+
+    def _begin_anew(self) -> None:
+        """Forget all keys in a process that was forked: a thread that is not there may have held a lock."""
+        self._lock = threading.Lock()
+        self._wipe_derived()
+
+    def _wipe_derived(self) -> None:
+        with self._lock:
+            while self._derived:
+                self._derived.popitem()[1].wipe()
 
     def _given_passphrase(self) -> str | None:
         if PASSPHRASE_VARIABLE in self._environ:
@@ -290,8 +295,9 @@ _ALIVE: Final[weakref.WeakSet[Credentials]] = weakref.WeakSet()
 
 
 def _begin_all_anew() -> None:
-    for credentials in tuple(_ALIVE):
-        credentials.begin_anew()
+    with ExitStack() as stack:  # which calls all of them, whatever one raises
+        for credentials in tuple(_ALIVE):
+            stack.callback(credentials._begin_anew)
 
 
 os.register_at_fork(after_in_child=_begin_all_anew)
@@ -303,7 +309,7 @@ ACTIVE: Final[ContextVar[Credentials | None]] = ContextVar("pipecrypt.keys.activ
 def given_credentials(credentials: Credentials | None) -> Credentials:
     """Return what a caller gave; else the Session in whose `with` block this is; else those of this process."""
     active = ACTIVE.get()
-    if credentials is None and active is not None and not active.is_closed:
+    if credentials is None and active is not None and not active._is_closed:
         return active
     return Credentials.from_environment() if credentials is None else credentials
 

@@ -6,7 +6,8 @@ and its age compared, so a changed file, an older one or a wrong passphrase is n
 know the secret. Of that an HMAC is kept, under a random key that goes when the last entry goes.
 
 An entry is wiped when it was not used for so long, by a thread that lives no longer than the entries do; when others
-push it out; and when the process ends. A forked process begins with none.
+push it out; and when the process ends. Where no thread can be started, nothing is remembered. A forked process begins
+with none.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class DerivedKeys:
         self._entries: OrderedDict[_Name, _Entry] = OrderedDict()
         self._random: bytes | None = None
         self._timer: threading.Timer | None = None
+        self._wakes_at = 0.0  # the timer, if there is one
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -78,8 +80,9 @@ class DerivedKeys:
             self._entries.move_to_end(named)
             while len(self._entries) > self._most:
                 self._drop(next(iter(self._entries)))
+            key = DataKey(entry.key.expose_key_bytes())
             self._watch()
-            return DataKey(entry.key.expose_key_bytes())
+            return key
 
     def wipe(self) -> None:
         """Wipe all keys and forget them."""
@@ -108,15 +111,27 @@ class DerivedKeys:
         self._entries.pop(named).key.wipe()
 
     def _watch(self) -> None:
-        """See to it that the thread that wipes what is old is there, as long as there is anything."""
-        if self._timer is None and self._entries:
-            pause = min(entry.ends_at for entry in self._entries.values()) - self._clock()
-            self._timer = threading.Timer(max(pause, 0.0), self._look_after)
-            self._timer.daemon = True
-            self._timer.start()
+        """See to it that a thread wipes what is old as soon as it is; without one, remember nothing."""
+        if not self._entries:
+            return
+        first = min(entry.ends_at for entry in self._entries.values())
+        if self._timer is not None and self._wakes_at <= first:
+            return
+        timer = threading.Timer(max(first - self._clock(), 0.0), self._look_after)
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError:  # the system has no thread left, or the process is about to end
+            self._drop_all()
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._wakes_at = timer, first
 
     def _look_after(self) -> None:
         with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()  # another one than the caller, where an earlier end came while this one waited
             self._timer = None
             self._drop_old()
             self._watch()

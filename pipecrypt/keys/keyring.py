@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 from pipecrypt.crypto.aead import MAX_INVOCATIONS, MessageCipher, random_bytes
 from pipecrypt.crypto.digest import digest
@@ -163,6 +163,8 @@ class WrongKEKs:
 
 
 _Result = TypeVar("_Result")
+# Reader, master key id, wrapped text.
+_KEKName: TypeAlias = tuple[Hashable, str, str]
 
 
 class LendsKeys(Protocol):
@@ -172,8 +174,8 @@ class LendsKeys(Protocol):
     def lendings(self) -> int:
         """Changes when all that was lent before is no longer there."""
 
-    def lend(self, reference: str | KeyReference) -> MasterKey | ExplicitKeys | None:
-        """Return a key that it holds, and keeps; None for any other."""
+    def lend(self, reference: str | KeyReference, credentials: Credentials) -> MasterKey | ExplicitKeys | None:
+        """Return a key that it holds, and keeps; None for any other. The credentials open it where it is not open."""
 
 
 class Keyring:
@@ -223,7 +225,7 @@ class Keyring:
         self._explicit: list[ExplicitKeys] = []
         try:
             for text, reference in {str(each): each for each in references}.items():
-                lent = None if lender is None else lender.lend(reference)
+                lent = None if lender is None else lender.lend(reference, credentials)
                 if lent is not None:
                     self._lent.add(text)
                 self._add(text, lent or open_key_reference(reference, credentials, services=services))
@@ -282,7 +284,9 @@ class Keyring:
             KeyServiceError: the service failed or refused, or met too many wrong texts; see `WrongKEKs`.
             IntegrityError: the text was not made by that master key for that dataset.
             FormatError: the text is not a wrapped key.
+            UsageError: the keys were lent, and the lender took them back.
         """
+        self._check_usable()
         master_key = self._master_keys.get(master_key_id) or self._replica_of(master_key_id)
         if master_key is None:
             return self._unwrap_explicit(wrapped, master_key_id)
@@ -328,6 +332,7 @@ class Keyring:
         Raises:
             KeyNotFoundError: none is listed.
         """
+        self._check_usable()
         for keys in self._explicit:
             key = keys.find_key(key_metadata, context)
             if key is not None:
@@ -423,7 +428,7 @@ class KEKCache:
     """Unwrapped KEKs by master key and wrapped text. Not safe across threads; the session holds its lock.
 
     The whole wrapped text is part of the name: a KEK id is only a file's claim, and would let one file put its KEK in
-    the place of another's.
+    the place of another's. So is who reads, where several readers share one: each finds what it put there.
 
     Args:
         limits: when a KEK leaves.
@@ -436,12 +441,12 @@ class KEKCache:
         """Hold nothing."""
         self._limits = limits
         self._clock = clock
-        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+        self._entries: OrderedDict[_KEKName, _Entry] = OrderedDict()
         self._text_bytes = 0
 
-    def get(self, master_key_id: str, wrapped: str) -> DataKey | None:
+    def get(self, master_key_id: str, wrapped: str, reader: Hashable = None) -> DataKey | None:
         """Return a KEK for one use, or None; it stays the cache's, which may wipe it at the next `put`."""
-        name = (master_key_id, wrapped)
+        name = (reader, master_key_id, wrapped)
         entry = self._entries.get(name)
         if entry is None:
             return None
@@ -452,25 +457,29 @@ class KEKCache:
         self._entries.move_to_end(name)
         return entry.key
 
-    def put(self, master_key_id: str, wrapped: str, key: DataKey) -> None:
+    def put(self, master_key_id: str, wrapped: str, key: DataKey, reader: Hashable = None) -> None:
         """Keep a KEK that was just unwrapped for its first use; what is old, or too much, leaves."""
-        name, now = (master_key_id, wrapped), self._clock()
-        for old in [each for each, it in self._entries.items() if self._limits.is_used_up(it.made_at, it.uses, now)]:
-            self._drop(old)
-        self._entries[name] = _Entry(key, now, uses=1)
+        self.drop_old()
+        self._entries[reader, master_key_id, wrapped] = _Entry(key, self._clock(), uses=1)
         self._text_bytes += len(wrapped)
         limits = self._limits
         while len(self._entries) > 1 and (len(self._entries) > limits.count or self._text_bytes > limits.text_bytes):
             self._drop(next(iter(self._entries)))
+
+    def drop_old(self) -> None:
+        """Wipe what is not to be used again."""
+        now = self._clock()
+        for old in [each for each, it in self._entries.items() if self._limits.is_used_up(it.made_at, it.uses, now)]:
+            self._drop(old)
 
     def wipe(self) -> None:
         """Wipe all KEKs and forget them."""
         for name in tuple(self._entries):
             self._drop(name)
 
-    def _drop(self, name: tuple[str, str]) -> None:
+    def _drop(self, name: _KEKName) -> None:
         self._entries.pop(name).key.wipe()
-        self._text_bytes -= len(name[1])
+        self._text_bytes -= len(name[2])
 
 
 @dataclass(slots=True)

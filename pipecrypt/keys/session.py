@@ -25,7 +25,7 @@ from pipecrypt.errors import (
 )
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import MAX_TRIED, Grant, check_strengths
-from pipecrypt.keys.held_keys import Session
+from pipecrypt.keys.held_keys import HeldKeys, held_keys_of
 from pipecrypt.keys.keyring import KEKCache, KEKLimits, Keyring, RequestOrigin, WritingKEKs, WrongKEKs
 from pipecrypt.keys.material import (
     MAX_KEY_METADATA_BYTES,
@@ -79,11 +79,13 @@ class KeySession:
         "_calls_taken",
         "_dataset_id",
         "_granted",
+        "_keeps_alive",
         "_keyring",
-        "_lock",
+        "_lender",
         "_origin",
+        "_own_lock",
         "_reader",
-        "_shares_keks",
+        "_shared_by",
         "_unwrapped",
         "_writing",
     )
@@ -100,17 +102,18 @@ class KeySession:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open all references."""
-        lender = credentials if services is None and isinstance(credentials, Session) else None
+        lender: HeldKeys | None = held_keys_of(credentials) if services is None else None
+        self._lender = lender
+        self._keeps_alive = credentials if lender is not None else None  # a Session wipes its keys when it is collected
+        self._own_lock = threading.Lock()
         self._dataset_id = dataset_id
         self._reader = MaterialReader()
-        # Held during service calls too: two threads that meet the same new KEK make one call, and no KEK is wiped
-        # while another thread uses it.
-        self._lock = threading.Lock() if lender is None else lender.turn
-        self._shares_keks = lender is not None and limits is None and dataset_id is None and not also
+        only_reads = limits is None and dataset_id is None and not also
         limits = limits or KEKLimits()
-        self._unwrapped, wrong = KEKCache(limits, clock), WrongKEKs(limits, clock)
-        if lender is not None and self._shares_keks:
-            self._unwrapped, wrong = lender.lend_keks(references)
+        shared = lender.lend_keks(references) if lender is not None and only_reads else None
+        self._unwrapped, wrong = shared or (KEKCache(limits, clock), WrongKEKs(limits, clock))
+        # Who finds in a shared cache what this session put there; None where the cache is its own.
+        self._shared_by = frozenset(map(str, references)) if shared is not None else None
         self._origin = RequestOrigin()  # of all that comes without a file
         # Master key and wrapped KEK as files name them -> those of the grant that opened it in their place.
         self._granted: dict[tuple[str, str], tuple[str, str]] = {}
@@ -120,6 +123,8 @@ class KeySession:
             if dataset_id is not None or also:  # all of them are to wrap new keys
                 ids = [self._keyring.master_key(each).id for each in (*references, *also)]
                 check_strengths(ids if also else ())
+            if lender is not None:
+                lender.add_borrower(self)
         except BaseException:
             self.close()
             raise
@@ -288,10 +293,10 @@ class KeySession:
             return DataKey(self._unwrap_cached(wrapped_kek, master_key_id, origin or self._origin).expose_key_bytes())
 
     def close(self) -> None:
-        """Wipe all keys. Safe to call twice."""
+        """Wipe all keys; those of a `Session` stay its own. Safe to call twice."""
         with self._lock:
             self._writing.wipe()
-            if not self._shares_keks:
+            if self._shared_by is None:
                 self._unwrapped.wipe()
             self._keyring.wipe()
 
@@ -304,6 +309,15 @@ class KeySession:
     ) -> None:
         """Close the session."""
         self.close()
+
+    @property
+    def _lock(self) -> threading.Lock:
+        """The session's own lock, or that of all who borrow from one `Session`, which is another after a fork.
+
+        Held during service calls too: two threads that meet the same new KEK make one call, and no KEK is wiped while
+        another thread uses it.
+        """
+        return self._own_lock if self._lender is None else self._lender.turn
 
     def _open_material(
         self, material: KeyMaterial, context: Context, grants: FindGrants | None, origin: RequestOrigin, take: _Take
@@ -371,10 +385,10 @@ class KeySession:
         self._granted[named] = (grant.master_key_id, grant.wrapped)
 
     def _unwrap_cached(self, wrapped: str, master_key_id: str, origin: RequestOrigin) -> DataKey:
-        key = self._unwrapped.get(master_key_id, wrapped)
+        key = self._unwrapped.get(master_key_id, wrapped, self._shared_by)
         if key is None:
             key = self._keyring.unwrap(wrapped, master_key_id, origin)
-            self._unwrapped.put(master_key_id, wrapped, key)
+            self._unwrapped.put(master_key_id, wrapped, key, self._shared_by)
         return key
 
 

@@ -47,6 +47,7 @@ from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import check_writers
 from pipecrypt.vocabulary.clock import utc_now
+from pipecrypt.vocabulary.in_flight import call_both
 
 __all__ = ["DirectoryRun", "SinkState", "open_directory_run"]
 
@@ -142,6 +143,11 @@ class DirectoryRun:
     def is_reported(self) -> bool:
         """Whether a report of the run is kept: it keeps a journal, has something to do, and nobody goes on with it."""
         return self._keeps_journal and self.has_work and not self._lock.is_lost
+
+    @property
+    def is_first_report(self) -> bool:
+        """Whether no report of this run can be there, and the storage makes sure of it."""
+        return self._state.keeps_apart and self.decision.continued is None
 
     def described(self, summary: Summary) -> Summary:
         """Return the summary of the run, with what it left alone, replaced and removed."""
@@ -393,7 +399,7 @@ def open_directory_run(
         if signers is not None:
             stack.enter_context(signers)
         run_id = new_run_id(now)
-        lock = stack.enter_context(locked_sink(sink, run_id))
+        lock = stack.enter_context(locked_sink(sink, run_id, keeps_apart=keeps_apart))
         state = replace(_read_sink(spec, sink, signers), keeps_apart=keeps_apart)
         decision = _decide(spec, plan, state, credentials)
         columns = PlannedColumns(spec.policy, plan.tasks, decision.to_do, past=state.past, version=state.earlier)
@@ -410,12 +416,16 @@ def _read_sink(spec: EncryptSpec, sink: Location, signers: OpenSigners | None) -
     seal: Seal = plain_seal() if signers is None else signed_seal(signers)
     earlier = None if signers is None else read_version_to_follow(sink, signers.memory, signers.requirements)
     put_in_place(sink, earlier, seal)
-    past = None
-    if spec.run.keeps_journal:
-        past = RunHistory.look(sink, lambda _: seal, earlier, is_signed=signers is not None)
-        if past.over is not None:
-            Journal(sink, past.over.header, seal).finish(utc_now())
-    return SinkState(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past, there=sizes_below(sink))
+
+    def look() -> RunHistory | None:
+        if not spec.run.keeps_journal:
+            return None
+        return RunHistory.look(sink, lambda _: seal, earlier, is_signed=signers is not None)
+
+    past, there = call_both(look, lambda: sizes_below(sink))
+    if past is not None and past.over is not None:
+        Journal(sink, past.over.header, seal).finish(utc_now())
+    return SinkState(sink=sink, seal=seal, signers=signers, earlier=earlier, past=past, there=there)
 
 
 def _decide(spec: EncryptSpec, plan: Plan, state: SinkState, credentials: Credentials) -> Decision:

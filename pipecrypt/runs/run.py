@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -97,6 +98,7 @@ class FileRun:
         run_id: names it in logs.
         has_work: as of a `DirectoryRun`; there is always something to do.
         is_reported: no report of it is kept.
+        is_first_report: likewise of no use.
 
     Args:
         plan: what the run does.
@@ -105,6 +107,7 @@ class FileRun:
 
     has_work = True
     is_reported = False
+    is_first_report = True
 
     def __init__(self, plan: Plan, signing: FileSigning | None) -> None:
         """Bind the plan."""
@@ -170,9 +173,9 @@ def _reported(opened: FileRun | DirectoryRun, on_event: Callable[[Event], None])
             yield tell
         except BaseException as error:
             if opened.is_reported:  # it may have lost its lock meanwhile
-                store_report(opened.plan.sink, collector.report(error))
+                store_report(opened.plan.sink, collector.report(error), is_free=opened.is_first_report)
             raise
-        store_report(opened.plan.sink, collector.report())
+        store_report(opened.plan.sink, collector.report(), is_free=opened.is_first_report)
 
 
 def _carry_out(
@@ -183,15 +186,11 @@ def _carry_out(
     map_tasks: MapTasks | None,
 ) -> tuple[list[Part], tuple[SignedStatement, ...]]:
     plan, parts = opened.plan, list[Part]()
-    grants = list[Grant]()
+    grants = _Grants(plan)
 
     def on_event_too(event: Event) -> None:
         if isinstance(event, FileDone):
-            grants.extend(event.grants)
-            # Files under a KEK of an earlier one need its grants beside them.
-            due = grants if plan.is_single_file else event.grants
-            paths = [part.path for part in event.parts]
-            store_grants(plan.sink, paths, due, is_single_file=plan.is_single_file)
+            grants.store(event)
             opened.add(event)
         else:
             opened.check_quickly()
@@ -208,6 +207,26 @@ def _carry_out(
             opened.flush()
         raise
     return parts, opened.publish()
+
+
+class _Grants:
+    """Stores the grants that a run makes, each once at each place."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._known: dict[Grant, None] = {}
+        self._stored: defaultdict[str, set[Grant]] = defaultdict(set)
+
+    def store(self, done: FileDone) -> None:
+        """Store what is not beside the files yet. Each event brings all grants of its process once more."""
+        plan = self._plan
+        self._known.update(dict.fromkeys(done.grants))
+        # A single file has them beside itself, those of an earlier one under the same KEK too.
+        for path in [part.path for part in done.parts] if plan.is_single_file else [""]:
+            stored = self._stored[path]
+            due = [grant for grant in self._known if grant not in stored]
+            store_grants(plan.sink, [path], due, is_single_file=plan.is_single_file)
+            stored.update(due)
 
 
 def run_tasks(

@@ -172,9 +172,9 @@ def _decode(directory: Location, number: int, data: bytes) -> LeaseHolder:
         ) from error
 
 
-def write_holder(directory: Location, holder: LeaseHolder, *, overwrite: bool) -> None:
-    """Let the holder's file say this; raises as `Store.write`."""
-    with open_store(directory).write(f"{holder.number}.json", overwrite=overwrite) as sink:
+def write_holder(directory: Location, holder: LeaseHolder, *, overwrite: bool, is_free: bool = False) -> None:
+    """Let the holder's file say this; as `Store.write`."""
+    with open_store(directory).write(f"{holder.number}.json", overwrite=overwrite, is_free=is_free) as sink:
         sink.write(holder.encode())
         sink.publish()
 
@@ -317,6 +317,8 @@ class Lease:
         directory: where the lock files lie.
         who: the name that others are told.
         timing: how long things take.
+        keeps_apart: whether the storage is known to refuse a second file of one name: then a number that was not
+            listed just now is written without another look.
 
     Attributes:
         state: what there is of what is done under the lock, for whoever hears that it was lost.
@@ -328,10 +330,13 @@ class Lease:
         StorageError: the storage refused or failed.
     """
 
-    def __init__(self, directory: Location, who: str, *, timing: LeaseTiming | None = None) -> None:
+    def __init__(
+        self, directory: Location, who: str, *, timing: LeaseTiming | None = None, keeps_apart: bool = False
+    ) -> None:
         """Take the lock, from a dead holder if need be."""
         self._timing = timing or LeaseTiming()
         self._given = directory
+        self._keeps_apart = keeps_apart
         # A call that is tried for longer than others wait for a beat helps nobody.
         self._directory = _with_deadline(directory, max(self._timing.interval_seconds, 1))
         self.is_lost = False
@@ -480,7 +485,7 @@ class Lease:
         self._last_beat = _seconds_passed()
         self._tried, self._refused = mine, None
         try:
-            write_holder(self._directory, mine, overwrite=False)
+            write_holder(self._directory, mine, overwrite=False, is_free=self._keeps_apart)
         except SinkNotEmptyError:
             return False
         except StorageError as error:

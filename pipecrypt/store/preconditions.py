@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from pipecrypt.store.conditional import is_condition_failed, is_worth_repeating, knows_no_condition
+from pipecrypt.store.conditional import ObjectHead, is_condition_failed, is_worth_repeating, knows_no_condition
 from pipecrypt.store.filesystem import RemoteFilesystem, open_filesystem
 from pipecrypt.store.fsspec_changes import conditional_object
 from pipecrypt.store.location import Location
@@ -24,7 +24,7 @@ from pipecrypt.store.problems import describe, map_errors
 from pipecrypt.store.protocol import Guarantees
 from pipecrypt.store.publication import new_token
 from pipecrypt.store.s3_object import S3Object, condition
-from pipecrypt.vocabulary.in_flight import map_in_flight
+from pipecrypt.vocabulary.in_flight import call_both
 
 __all__ = ["try_conditions"]
 
@@ -61,65 +61,71 @@ def _unsafe(reason: str) -> Guarantees:
 
 
 def _try_s3(remote: RemoteFilesystem) -> Guarantees:
-    """Try it with two objects side by side, because each request waits for its answer."""
+    """Try it with two objects side by side, because each request waits for its answer.
+
+    What may change one of them follows what was tried on it before: a store that removes in spite of a condition would
+    seem to have refused nothing afterwards.
+    """
     in_parts = replace(remote, path=remote.path + _IN_PARTS)
-    tries = [partial(_try_whole, remote), partial(_try_parts, in_parts)]
-    whole, parts = map_in_flight(_called, tries, name="probe", at_once=len(tries))
-    for each in (whole, parts):
+    whole, parts = call_both(partial(_try_whole, remote), partial(_try_parts, in_parts))
+    for each in (parts, whole):
         if not each.keeps_writers_apart:
             return each
     return whole
 
 
-def _called(given: Callable[[], Guarantees]) -> Guarantees:
-    return given()
-
-
 def _try_whole(remote: RemoteFilesystem) -> Guarantees:
-    with _existing(remote) as probe:
-        creations = {
-            "took a second object in spite of If-None-Match": condition(None),
-            "replaced an object in spite of If-Match": condition(_STALE_TAG),
-        }
-        for reason, given in creations.items():
-            if not _refuses(remote, partial(probe.put, b"", "probe", condition=given)):
-                return _unsafe(f"the store {reason}")
-        reason = "the store refused a second object, in one piece and in parts"
-        return Guarantees(reason, ignored=_ignored(remote))
+    probe = S3Object(remote)
+    # Not conditional: a store that does not know conditions may refuse the first one already.
+    tag = remote.retry.call(lambda: probe.put(b"", "probe"))
+    with _removed(remote, probe.remove):
+        creates = partial(_refuses, remote, partial(probe.put, b"", "probe", condition=condition(None)))
+        is_refused, ignores_copies = call_both(creates, partial(_ignores_copies, remote, tag))
+        if not is_refused:
+            return _unsafe("the store took a second object in spite of If-None-Match")
+        removes = conditional_object(remote)
+        ignored = ["copies"] if ignores_copies else []
+        if removes is None or not _refuses(remote, lambda: removes.remove(expected=_STALE_TAG)):
+            ignored.append("removes")
+        return Guarantees("the store refused a second object, in one piece and in parts", ignored=tuple(ignored))
 
 
 def _try_parts(remote: RemoteFilesystem) -> Guarantees:
-    with _existing(remote) as probe:
-        if _refuses(remote, lambda: _upload(probe)):
+    """Try an upload in parts where an object is, and meanwhile, whether that is replaced in spite of its tag."""
+    call, probe = remote.retry.call, S3Object(remote)
+    made, uploads = list[str | None](), list[str]()
+    try:
+        call_both(
+            lambda: made.append(call(lambda: probe.put(b"", "probe"))),
+            lambda: uploads.append(call(lambda: probe.begin_upload("probe"))),
+        )
+        replaces = partial(probe.put, b"", "probe", condition=condition(_STALE_TAG))
+        tag, is_kept = call_both(
+            lambda: call(lambda: probe.put_part(uploads[0], 1, b"probe")), lambda: _refuses(remote, replaces)
+        )
+        if not is_kept:
+            return _unsafe("the store replaced an object in spite of If-Match")
+        if _refuses(remote, lambda: probe.complete_upload(uploads[0], [tag], condition=condition(None))):
             return Guarantees("the store refused a second object in parts")
         return _unsafe("the store completed an upload in parts in spite of If-None-Match")
+    finally:
+        for upload_id in uploads:  # first: it cannot make an object any more then
+            _clean_up(remote, partial(probe.abort_upload, upload_id))
+        if made:
+            _clean_up(remote, probe.remove)
 
 
-@contextmanager
-def _existing(remote: RemoteFilesystem) -> Iterator[S3Object]:
-    """Make an object for trying, and remove it in the end."""
-    probe = S3Object(remote)
-    # Not conditional: a store that does not know conditions may refuse the first one already.
-    remote.retry.call(lambda: probe.put(b"", "probe"))
-    with _removed(remote, probe.remove):
-        yield probe
-
-
-def _ignored(remote: RemoteFilesystem) -> tuple[str, ...]:
-    """Try what moves files of a version to their places, on objects of ours."""
+def _ignores_copies(remote: RemoteFilesystem, tag: str | None) -> bool:
+    """Try what moves files of a version to their places: a copy, to where nothing is to be copied over."""
     beside = replace(remote, path=remote.path + _BESIDE)
-    probe, copy = conditional_object(remote), conditional_object(beside)
-    head = None if probe is None else remote.retry.call(probe.head)
-    if probe is None or copy is None or head is None:
-        return ("copies", "removes")
-    ignored = []
-    # There is nothing to copy over: a store that compares refuses all the same.
-    if not _refuses(remote, lambda: copy.copy_from(remote.path, head, expected=_STALE_TAG)):
-        ignored.append("copies")
-        remote.retry.call(lambda: copy.remove(expected=None))
-    if not _refuses(remote, lambda: probe.remove(expected=_STALE_TAG)):
-        ignored.append("removes")
-    return tuple(ignored)
+    copy = conditional_object(beside)
+    if copy is None or tag is None:
+        return True
+    # A store that compares refuses all the same.
+    if _refuses(remote, lambda: copy.copy_from(remote.path, ObjectHead(0, None, tag), expected=_STALE_TAG)):
+        return False
+    remote.retry.call(lambda: copy.remove(expected=None))
+    return True
 
 
 def _try_create(remote: RemoteFilesystem) -> Guarantees:
@@ -146,19 +152,14 @@ def _removed(remote: RemoteFilesystem, remove: Callable[[], None]) -> Iterator[N
     try:
         yield
     finally:
-        try:
-            remote.retry.call(remove)
-        except Exception as error:
-            _log.warning("%s stays: %s", remote.path, describe(error))
+        _clean_up(remote, remove)
 
 
-def _upload(probe: S3Object) -> None:
-    upload_id = probe.begin_upload("probe")
+def _clean_up(remote: RemoteFilesystem, remove: Callable[[], None]) -> None:
     try:
-        tag = probe.put_part(upload_id, 1, b"probe")
-        probe.complete_upload(upload_id, [tag], condition=condition(None))
-    finally:
-        probe.abort_upload(upload_id)
+        remote.retry.call(remove)
+    except Exception as error:
+        _log.warning("%s stays: %s", remote.path, describe(error))
 
 
 def _refuses(remote: RemoteFilesystem, create: Callable[[], object]) -> bool:

@@ -31,7 +31,7 @@ from pipecrypt.store.conditional import (
 )
 from pipecrypt.store.filesystem import RemoteFilesystem, bare_tag, fingerprint_of, look_up, pinned_version
 from pipecrypt.store.fsspec import FsspecStore, RemoteRanges, find_files
-from pipecrypt.store.location import Location
+from pipecrypt.store.location import Location, has_glob
 from pipecrypt.store.problems import changed, describe, map_errors, occupied, replaced_meanwhile, unknown_outcome
 from pipecrypt.store.protocol import Ranges, SourceFile
 from pipecrypt.store.publication import Publication
@@ -148,9 +148,12 @@ class S3Publication(Publication):
             self._complete()
 
     def _publish(self) -> None:
+        def put(given: Mapping[str, str]) -> None:
+            self._object.put(self._buffer, self._write_id, condition=given)
+
         with map_errors(f"cannot publish {self.name}"):
             if self._upload is None:
-                self._settled(lambda given: self._object.put(self._buffer, self._write_id, condition=given))
+                self._settled(put)
             else:
                 self._publish_parts(self._upload)
         self._buffer = bytearray()
@@ -280,9 +283,10 @@ class S3Store(FsspecStore):
     """Objects of S3, past the file objects of s3fs; see `Store`."""
 
     def _look_up(self, remote: RemoteFilesystem) -> dict[str, Any] | None:
-        # A name with a dot is most often one of an object, which one request finds.
-        is_directory = remote.is_s3 and "." not in remote.path.rpartition("/")[2]
-        return look_both_ways(remote) if is_directory else super()._look_up(remote)
+        # A name with a dot is most often one of an object, which one request finds; a glob hardly ever names one.
+        name = remote.path.rpartition("/")[2]
+        asks_both = remote.is_s3 and ("." not in name or has_glob(name))
+        return look_both_ways(remote) if asks_both else super()._look_up(remote)
 
     def _find_below(self, remote: RemoteFilesystem) -> Iterator[tuple[str, dict[str, Any]]]:
         # Where nothing is below a path, fsspec's way asks twice more whether the path itself is an object.

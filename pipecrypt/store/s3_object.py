@@ -135,9 +135,13 @@ class S3Object:
         )
         return str(answer["CopyPartResult"]["ETag"])
 
-    def put(self, data: bytes | bytearray, write_id: str, *, condition: Mapping[str, str] = UNCONDITIONAL) -> None:
-        """Store a whole object."""
-        self._call("put_object", Body=data, Metadata=self._metadata(write_id), **condition)
+    def put(
+        self, data: bytes | bytearray, write_id: str, *, condition: Mapping[str, str] = UNCONDITIONAL
+    ) -> str | None:
+        """Store a whole object, and return its tag; None where the store does not tell."""
+        answer = self._call("put_object", Body=data, Metadata=self._metadata(write_id), **condition)
+        tag = answer.get("ETag")
+        return tag if isinstance(tag, str) and tag else None
 
     @contextmanager
     def upload(self, write_id: str, call: Callable[[Callable[[], Any]], Any]) -> Iterator[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
-__all__ = ["AT_ONCE", "map_in_flight"]
+__all__ = ["AT_ONCE", "call_both", "map_in_flight"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_Other = TypeVar("_Other")
 
 AT_ONCE: Final = 16
 """How many requests for small things a process makes at once, unless there is a reason for another number."""
@@ -69,3 +70,17 @@ def map_in_flight(
         finally:
             for each, _ in waiting:
                 each.cancel()
+
+
+def call_both(one: Callable[[], _Result], other: Callable[[], _Other]) -> tuple[_Result, _Other]:
+    """Call two at once, because each waits, and return what both return.
+
+    Raises:
+        Exception: what the first, or else the other, raised.
+    """
+
+    def call(given: Callable[[], object]) -> object:
+        return given()
+
+    first, second = map_in_flight(call, [one, other], name="both", at_once=2)
+    return cast("_Result", first), cast("_Other", second)

@@ -40,6 +40,12 @@ from benchmarks.suite import (
 _ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def _no_keys_of_a_case_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what making a case's keys does to the environment of this process."""
+    monkeypatch.setenv("PIPECRYPT_KEY_FILE", "")
+
+
 @contextmanager
 def _prepare(place: Place) -> Iterator[Ready]:
     (place.root / "input").write_bytes(b"data")
@@ -207,8 +213,7 @@ def test_the_documentation_is_what_was_recorded() -> None:
         assert json.loads(path.read_text(encoding="utf-8"))["cases"]
 
 
-def test_shares_of_stages_are_of_all_threads_and_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PIPECRYPT_KEY_FILE", "")  # undoes what new_keys does to the environment
+def test_shares_of_stages_are_of_all_threads_and_add_up(tmp_path: Path) -> None:
     new_keys(tmp_path)
     policy = pc.Policy(default=f"keystore://{tmp_path}/keys.json#pii")
 

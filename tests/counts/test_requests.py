@@ -18,6 +18,7 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.cli.main import main
+from pipecrypt.store.lease import Lease
 from tests.counts.s3_requests import Request, cost_of, counted, shown
 from tests.doubles.fault_proxy import FaultProxy, fault_proxy
 from tests.servers.s3_server import S3Server
@@ -85,6 +86,8 @@ def new_bucket(
     environment = {**moto_s3_server.environment, "AWS_ENDPOINT_URL_S3": proxy.url, "PIPECRYPT_KEY_FILE": str(key_file)}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    # Time decides how often a lock is renewed: on a busy machine even here.
+    monkeypatch.setattr(Lease, "_beat", lambda lock: lock._ends.wait())
     table = pa.table({"id": range(1000), "email": [f"{row}@example.org" for row in range(1000)]})
     pq.write_table(table, tmp_path / "one.parquet", row_group_size=500)
     body = (tmp_path / "one.parquet").read_bytes()

@@ -90,8 +90,8 @@ def beat_each_second() -> None:
     """Let locks that are taken from now on beat fast, so that whoever waits for them waits for seconds."""
     real = sink_locking.Lease
 
-    def lock(directory: Any, who: str) -> lease.Lease:
-        return real(directory, who, timing=lease.LeaseTiming(BEAT_SECONDS))
+    def lock(directory: Any, who: str, **given: Any) -> lease.Lease:
+        return real(directory, who, timing=lease.LeaseTiming(BEAT_SECONDS), **given)
 
     sink_locking.Lease = lock  # type: ignore[assignment,misc]
 

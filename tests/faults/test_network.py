@@ -173,8 +173,9 @@ def test_rclone_is_refused(tmp_path: Path) -> None:
                 shop.run()
             # For a range it sends the checksum of the whole object, which botocore would compare with the range's.
             replace(shop, only_writer=True).run()
+            pieces = {"deadline_seconds": 0, "range_bytes": 100}  # a small object would be fetched whole
             with pytest.raises(StorageError) as mismatched:
-                shop.at(shop.sink, options={**server.options, "transfer": {"deadline_seconds": 0}}).plaintext()
+                shop.at(shop.sink, options={**server.options, "transfer": pieces}).plaintext()
             assert "response_checksum_validation" in str(mismatched.value.hint)
             options = {**server.options, "config_kwargs": {"response_checksum_validation": "when_required"}}
             _check(replace(shop.at(shop.sink, options=options), only_writer=True))

@@ -1,4 +1,5 @@
 import logging
+import os
 import pickle
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from pipecrypt.errors import PassphraseError
 from pipecrypt.keys.credentials import Credentials
+from pipecrypt.keys.held_keys import Session
 from pipecrypt.vocabulary.secret import DataKey
 
 SECRET = "correct horse"  # noqa: S105 - for tests
@@ -141,6 +143,42 @@ def test_open_key_file_is_warned_about(tmp_path: Path, caplog: pytest.LogCapture
         Credentials({"PIPECRYPT_KEY_FILE": str(file)}).key_file()
     assert str(file) in caplog.text
     assert "KKKK" not in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_in_a_forked_process_one_failure_keeps_no_key_of_others() -> None:
+    class Failing(Credentials):
+        __slots__ = ()
+
+        def _begin_anew(self) -> None:
+            raise RuntimeError("not this one")
+
+    many = [kind({"PIPECRYPT_UNLOCKED_SECONDS": "0"}) for kind in (Credentials, Failing) for _ in range(10)]
+    keys = [DataKey(b"K" * 32) for _ in many]
+    for credentials, key in zip(many, keys, strict=True):
+        credentials.derive_once("name", SECRET, lambda key=key: key)  # type: ignore[misc]
+    child = os.fork()
+    if not child:
+        os._exit(sum(key.bits != 0 for key in keys[:10]))
+    assert os.waitpid(child, 0)[1] == 0
+    assert {key.bits for key in keys} == {256}
+
+
+def test_a_session_that_is_just_being_made_can_be_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Session] = []
+    init = Credentials.__init__
+
+    def fork_here(self: Credentials, *arguments: object) -> None:
+        init(self, *arguments)  # type: ignore[arg-type]
+        if isinstance(self, Session):  # as the child of another thread's fork meets it
+            self._begin_anew()
+            seen.append(self)
+
+    monkeypatch.setattr(Credentials, "__init__", fork_here)
+    with Session() as session:
+        assert seen == [session]
 
 
 def test_derivations_are_remembered_until_forgotten() -> None:

@@ -178,6 +178,41 @@ def test_a_thread_wipes_what_nobody_asks_for_again() -> None:
     assert (len(keys), keys._timer, made[0].bits) == (0, None, 0)
 
 
+def test_the_thread_comes_sooner_where_an_earlier_end_comes() -> None:
+    made: list[DataKey] = []
+    keys = DerivedKeys()
+    keys.get("a", "secret", _derive(made), 3600).wipe()
+    late = keys._timer
+    keys.get("b", "secret", _derive(made), 0.01).wipe()
+    soon = keys._timer
+    assert late is not None
+    assert soon is not None
+    for timer in (late, soon):
+        timer.join(10)
+    assert [key.bits for key in made] == [256, 0]
+    assert keys._timer is not None  # for what is left
+    keys.wipe()
+    keys._look_after()
+    assert keys._timer is None
+
+
+def test_where_no_thread_starts_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(timer: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    made: list[DataKey] = []
+    keys = DerivedKeys()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Timer, "start", refuse)
+        assert keys.get("a", "secret", _derive(made), 60).bits == 256
+    assert (len(keys), keys._timer, made[0].bits) == (0, None, 0)
+    keys.get("a", "secret", _derive(made), 0.01).wipe()
+    timer = keys._timer
+    assert timer is not None
+    timer.join(10)
+    assert (len(keys), made[1].bits) == (0, 0)
+
+
 def test_the_thread_stays_while_there_is_anything() -> None:
     clock, made = Clock(), list[DataKey]()
     keys = DerivedKeys(clock=clock)

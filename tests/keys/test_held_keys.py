@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator
 
@@ -11,8 +12,10 @@ import pytest
 
 from pipecrypt.crypto.kdf import Argon2Parameters, derive_key
 from pipecrypt.errors import KeyNotFoundError, KeyServiceError, PassphraseError, UsageError
+from pipecrypt.keys import held_keys
 from pipecrypt.keys.credentials import Credentials, given_credentials
-from pipecrypt.keys.held_keys import Session
+from pipecrypt.keys.held_keys import HeldKeys, Session, held_keys_of
+from pipecrypt.keys.keyring import KEKLimits
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.keys.schemes import keystore_document
 from pipecrypt.keys.session import KeySession
@@ -68,6 +71,12 @@ def _read(reference: str, key_metadata: bytes, credentials: Credentials) -> None
         session.open_data_key(key_metadata, EMAIL).wipe()
 
 
+def _held(session: Session) -> HeldKeys:
+    held = held_keys_of(session)
+    assert held is not None
+    return held
+
+
 def test_a_keystore_is_unlocked_once(pii: str, derivations: list[bytes]) -> None:
     with Session([pii], credentials=_passphrase()) as session:
         for _ in range(5):
@@ -87,6 +96,46 @@ def test_a_kek_is_unwrapped_once_for_readers_of_the_same_references(service: Mem
         assert [call.operation for call in service.calls] == ["unwrap"]
         with pytest.raises(KeyNotFoundError):  # what others unwrapped is not for who was not given its key
             _read(OPS, key_metadata, session)
+
+
+def test_keks_of_other_keys_than_it_holds_are_not_kept(service: MemoryKeyService) -> None:
+    by_ops, by_pii = _written(OPS, Credentials({})), _written(PII, Credentials({}))
+    with Session([PII]) as session:
+        service.calls.clear()
+        for _ in range(2):
+            _read(OPS, by_ops, session)
+            with KeySession([PII, OPS], credentials=session) as both:
+                both.open_data_key(by_pii, EMAIL).wipe()
+        assert [call.operation for call in service.calls] == ["unwrap"] * 4
+        assert len(_held(session)._unwrapped._entries) == 0
+
+
+def test_its_readers_keep_no_more_keks_together_than_one_alone(
+    service: MemoryKeyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_keys, "KEKLimits", lambda: KEKLimits(count=2))
+    written = {key: [_written(key, Credentials({})) for _ in range(3)] for key in (PII, OPS)}
+    with Session([PII, OPS]) as session:
+        for key, texts in written.items():
+            for text in texts:
+                _read(key, text, session)
+        kept = [entry.key for entry in _held(session)._unwrapped._entries.values()]
+        assert len(kept) == 2
+    assert [key.bits for key in kept] == [0, 0]
+
+
+def test_keks_that_are_over_are_wiped_when_the_next_reader_comes(
+    service: MemoryKeyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(held_keys.time, "monotonic", lambda: now[0])
+    text = _written(PII, Credentials({}))
+    with Session([PII]) as session:
+        _read(PII, text, session)
+        (entry,) = _held(session)._unwrapped._entries.values()
+        now[0] = 3600.0
+        KeySession([PII, OPS], credentials=session).close()
+        assert entry.key.bits == 0
 
 
 def test_writers_make_a_kek_each(service: MemoryKeyService) -> None:
@@ -119,7 +168,7 @@ def test_it_takes_the_credentials_of_the_one_around_it(pii: str) -> None:
 def test_a_closed_one_opens_nothing(pii: str) -> None:
     session = Session([pii], credentials=_passphrase())
     with KeySession([pii], credentials=session, dataset_id=DATASET) as borrowing:
-        held = session.lend(pii)
+        held = _held(session).lend(pii, session)
         assert "1 keys" in repr(session)
         session.close()
         session.close()
@@ -127,10 +176,35 @@ def test_a_closed_one_opens_nothing(pii: str) -> None:
             borrowing.new_data_key(pii, EMAIL)
     with pytest.raises(RuntimeError, match="wiped"):
         held.wrap_key(DataKey(bytes(32)), EMAIL)  # type: ignore[union-attr]
-    for use in (lambda: _written(pii, session), session.__enter__, lambda: session.lend(pii)):
+    for use in (lambda: _written(pii, session), session.__enter__, lambda: KeySession([], credentials=session)):
         with pytest.raises(UsageError, match="closed"):
             use()
     assert session._derived == {}
+
+
+def test_closing_it_wipes_the_keks_of_who_borrows(service: MemoryKeyService) -> None:
+    session = Session([PII])
+    writers = [KeySession([PII], credentials=session, dataset_id=DATASET) for _ in range(3)]
+    for writer in writers:
+        writer.new_data_key(PII, EMAIL)[0].wipe()
+    keks = [kek.key for writer in writers for kek in writer._writing._keks.values()]
+    assert [kek.bits for kek in keks] == [256] * 3
+    writers[1].close()
+    session.close()
+    assert [kek.bits for kek in keks] == [0] * 3
+    for writer in writers:
+        for use in (
+            lambda: writer.new_data_key(PII, EMAIL),  # noqa: B023
+            lambda: writer.unwrap_kek_text("AAAA", "memory/pii"),  # noqa: B023
+            lambda: writer.open_data_key(b"", EMAIL),  # noqa: B023
+        ):
+            with pytest.raises(UsageError, match="closed"):
+                use()
+
+
+def test_a_key_session_keeps_the_session_that_it_borrows_from(pii: str) -> None:
+    with KeySession([pii], credentials=Session([pii], credentials=_passphrase()), dataset_id=DATASET) as borrowing:
+        borrowing.new_data_key(pii, EMAIL)[0].wipe()
 
 
 def test_what_is_wrong_shows_at_its_beginning(pii: str) -> None:
@@ -144,7 +218,7 @@ def test_what_is_wrong_shows_at_its_beginning(pii: str) -> None:
 
 def test_what_nobody_closes_is_wiped_when_it_is_collected(pii: str) -> None:
     session = Session([pii], credentials=_passphrase())
-    held = session.lend(pii)
+    held = _held(session).lend(pii, session)
     del session
     with pytest.raises(RuntimeError, match="wiped"):
         held.wrap_key(DataKey(bytes(32)), EMAIL)  # type: ignore[union-attr]
@@ -163,7 +237,7 @@ def test_a_forked_process_opens_keys_anew(pii: str, derivations: list[bytes]) ->
     session = Session([pii], credentials=_passphrase())
     borrowing = KeySession([pii], credentials=session, dataset_id=DATASET)
     derivations.clear()
-    with session.turn:  # as another thread may hold it
+    with _held(session).turn:  # as another thread may hold it
         child = os.fork()
         if not child:
             os._exit(_in_child(session, borrowing, pii, derivations))
@@ -173,9 +247,16 @@ def test_a_forked_process_opens_keys_anew(pii: str, derivations: list[bytes]) ->
 
 
 def _in_child(session: Session, borrowing: KeySession, pii: str, derivations: list[bytes]) -> int:
+    signal.alarm(20)  # ends it where it waits for a lock that no thread holds here
     try:
         _written(pii, session)
-        return 0 if len(derivations) == 1 and not borrowing.is_usable else 1
+        if len(derivations) != 1 or borrowing.is_usable:
+            return 1
+        with pytest.raises(UsageError, match="forked"):
+            borrowing.new_data_key(pii, EMAIL)
+        borrowing.close()
+        session.close()
+        return 0
     except BaseException:  # the parent tells
         return 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,9 @@ import pipecrypt as pc
 from pipecrypt.crypto.kdf import Argon2Parameters, derive_key
 from pipecrypt.errors import UsageError
 from pipecrypt.keys.derived_keys import DERIVED_KEYS
+from pipecrypt.keys.held_keys import held_keys_of
 from pipecrypt.keys.schemes import keystore_document
+from pipecrypt.reading import in_flight
 from pipecrypt.vocabulary.secret import DataKey
 from tests.parquet.world import parquet_bytes
 from tests.reading.world import Keys
@@ -95,6 +99,41 @@ def test_another_thread_is_given_the_session(
             thread.join()
     assert derivations == [1]
     assert len(list(source.parent.glob("?.parquet"))) == 4
+
+
+def test_batches_leave_no_key_behind_when_the_session_ends(keys: Keys) -> None:
+    in_flight._SESSIONS.forget()
+    with pc.Session([keys.open]):
+        data = pc.encrypt_bytes(BATCH, pc.Policy(default=keys.open))
+        pc.decrypt_bytes(data, [keys.open])
+        sessions = [session for session, _, _ in in_flight._SESSIONS._kept.values()]
+        keks = [kek.key for session in sessions for kek in session._writing._keks.values()]
+        assert [kek.bits for kek in keks] == [256]
+    assert [kek.bits for kek in keks] == [0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_reads_and_closes_what_was_opened(source: Path, keys: Keys) -> None:
+    encrypted = source.parent / "encrypted.parquet"
+    pc.encrypt(source, encrypted, pc.Policy(default=keys.open))
+    with pc.Session([keys.open]) as session, pc.open(encrypted, keys=[keys.open]) as opened:
+        held = held_keys_of(session)
+        assert held is not None
+        with held.turn:  # as another thread may hold it
+            child = os.fork()
+            if not child:
+                os._exit(_closes_in_child(opened))
+            assert os.waitpid(child, 0)[1] == 0
+
+
+def _closes_in_child(opened: pc.EncryptedDataset) -> int:
+    signal.alarm(20)  # ends it where it waits for a lock that no thread holds here
+    try:
+        opened.close()
+    except BaseException:  # the parent tells
+        return 1
+    return 0
 
 
 def test_a_file_system_outlives_the_session_and_a_dataset_does_not(source: Path, keys: Keys) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +11,10 @@ import pytest
 
 import pipecrypt as pc
 from pipecrypt.errors import KeyReferenceError, PipecryptError, PolicyError, UsageError
-from pipecrypt.keys.grants import parse_grants
+from pipecrypt.keys.grants import Grant, parse_grants
 from pipecrypt.keys.keystores import create_key
+from pipecrypt.runs import output
+from pipecrypt.store.location import Location
 from tests.runs.conftest import World
 
 
@@ -36,6 +39,20 @@ def test_a_dataset_opens_with_each_of_them(world: World, workers: int) -> None:
     for name in ("pii", "other"):
         pc.decrypt(world.out, world.root / name, [world.reference(name)])
         assert world.tree(world.root / name) == world.tree(world.raw)
+
+
+def test_grants_of_a_directory_are_stored_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, stored = output.add_grants, list[int]()
+
+    def add(place: Location, grants: Sequence[Grant]) -> None:
+        stored.append(len(grants))
+        real(place, grants)
+
+    monkeypatch.setattr(output, "add_grants", add)
+    summary = pc.encrypt(world.raw, world.out, policy(world), workers=1)
+
+    assert len(summary.parts) > 1
+    assert stored == [1]
 
 
 def test_a_signed_dataset_verifies_with_grants_beside_its_manifest(world: World) -> None:

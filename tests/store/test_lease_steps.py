@@ -115,7 +115,7 @@ class _World:
         self.step()
         return self.files.get(number)
 
-    def write(self, _: Location, holder: LeaseHolder, *, overwrite: bool) -> None:
+    def write(self, _: Location, holder: LeaseHolder, *, overwrite: bool, is_free: bool) -> None:
         self.step()
         if holder.number in self.files and not overwrite:
             raise SinkNotEmptyError(f"{holder.number} exists")

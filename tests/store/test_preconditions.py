@@ -96,6 +96,35 @@ def test_what_a_server_ignores_of_moves_is_told(s3_server: Any) -> None:
     assert report.ignored == (("copies",) if s3_server.name == "moto" else ())
 
 
+def test_a_server_that_removes_in_spite_of_a_tag_still_keeps_writers_apart(
+    moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = S3Object.remove
+
+    def ignoring(self: S3Object, *, expected: str | None = None) -> None:
+        real(self)
+
+    monkeypatch.setattr(S3Object, "remove", ignoring)
+    bucket = Bucket(moto_s3_server)
+    report = open_store(bucket.location("out")).guarantees()
+    assert report.keeps_writers_apart
+    assert "removes" in report.ignored
+    assert bucket.names() == []
+
+
+@pytest.mark.parametrize("method", ["begin_upload", "put_part", "complete_upload", "copy_from"])
+def test_nothing_stays_where_trying_fails(moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise _answering(403, "AccessDenied")
+
+    monkeypatch.setattr(S3Object, method, fail)
+    bucket = Bucket(moto_s3_server)
+    with pytest.raises(StorageError):
+        open_store(bucket.location("out")).guarantees()
+    assert bucket.names() == []
+    assert bucket.uploads() == []
+
+
 def test_sinks_that_have_other_means(tmp_path: Path) -> None:
     for url in (str(tmp_path), "memory://x", "-"):
         assert open_store(Location(url)).guarantees().keeps_writers_apart

@@ -11,9 +11,11 @@ import pytest
 
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.store import s3_object
+from pipecrypt.store.lease import LeaseHolder, read_holder, write_holder
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source, open_store
+from pipecrypt.store.process_identity import this_process
 from pipecrypt.store.protocol import SourceFile
 from tests.doubles.fault_proxy import fault_proxy
 from tests.store.test_s3_sink import Bucket
@@ -125,3 +127,16 @@ def test_an_empty_directory_takes_one_listing(moto_s3_server: Any) -> None:
         store = open_store(Location(bucket.location("").url, {**bucket.options, "endpoint_url": url}))
         assert list(store.list("nothing")) == []
         assert asked == ["GET"]
+
+
+def test_a_lock_is_taken_without_a_look_where_writers_are_kept_apart(s3_server: Any) -> None:
+    bucket = Bucket(s3_server)
+    holder = LeaseHolder(1, "one", "a" * 32, this_process(), 10, 0)
+    with _asked(s3_server) as (url, asked):
+        options = {**bucket.location("lock").options, "endpoint_url": url}
+        directory = Location(bucket.location("lock").url, options)
+        write_holder(directory, holder, overwrite=False, is_free=True)
+        assert asked == ["PUT"]
+    with pytest.raises(SinkNotEmptyError):  # whoever comes a moment later is refused by the store
+        write_holder(bucket.location("lock"), replace(holder, write_id="b" * 32), overwrite=False, is_free=True)
+    assert read_holder(bucket.location("lock"), 1) == holder

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipecrypt.vocabulary.in_flight import map_in_flight
+from pipecrypt.vocabulary.in_flight import call_both, map_in_flight
 
 _SECONDS = 10.0
 
@@ -134,3 +134,27 @@ def test_an_error_of_the_items_ends_it() -> None:
 
     with pytest.raises(KeyError):
         list(map_in_flight(lambda item: item, items(), name="test", at_once=2))
+
+
+def test_two_are_called_at_once() -> None:
+    together = threading.Barrier(2, timeout=_SECONDS)
+
+    def one() -> int:
+        together.wait()
+        return 1
+
+    def other() -> str:
+        together.wait()
+        return "other"
+
+    assert call_both(one, other) == (1, "other")
+
+
+def test_of_two_errors_the_first_is_raised() -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(KeyError):
+        call_both(lambda: fail(KeyError()), lambda: fail(IndexError()))
+    with pytest.raises(IndexError):
+        call_both(lambda: None, lambda: fail(IndexError()))

@@ -19,6 +19,7 @@ from pipecrypt.errors import ConflictError, StorageError
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.small_files import directories_above, locate
+from pipecrypt.vocabulary.in_flight import call_both
 
 __all__ = ["check_outside_datasets", "check_unsigned_directory", "check_unsigned_file"]
 
@@ -62,13 +63,29 @@ def check_unsigned_directory(sink: Location, paths: Iterable[str], *, overwrite:
         NotTrustedError: a signed version was accepted there or above, and its statement is gone.
         StorageError: the storage refused or failed.
     """
-    is_there = open_store(sink).stat().is_directory()
-    if is_there and open_store(sink.child(MANIFEST_PATH)).stat().exists():
+    store = open_store(sink)
+
+    def is_signed() -> bool:
+        return open_store(sink.child(MANIFEST_PATH)).stat().exists()
+
+    def find_statements() -> set[str]:
+        return {entry.path for entry in store.list() if entry.path.endswith(_STATEMENTS)}
+
+    def look() -> tuple[bool, set[str]]:
+        return call_both(is_signed, find_statements)
+
+    if store.is_remote:  # each look waits for its answer, and where nothing is they cost no more
+        there, (has_statement, statements) = call_both(store.stat, look)
+        is_there = there.is_directory()
+    else:
+        is_there = store.stat().is_directory()
+        has_statement, statements = is_there and is_signed(), set[str]()
+    if is_there and has_statement:
         raise ConflictError(f"{sink.display} is a signed dataset, and this run would not sign", hint=_HINT)
     check_none_removed(sink, VersionMemory.of_user(os.environ))
     if not is_there:
         return
-    statements = {entry.path for entry in open_store(sink).list() if entry.path.endswith(_STATEMENTS)}
+    statements = statements if store.is_remote else find_statements()
     roots = {path.removesuffix(MANIFEST_PATH) for path in statements if path.endswith(f"/{MANIFEST_PATH}")}
     for path in paths if statements else ():
         if overwrite and signature_path(path) in statements:

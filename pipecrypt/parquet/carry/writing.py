@@ -22,7 +22,7 @@ from pipecrypt.parquet.carry.reading import ReadAhead, allocate_buffer
 from pipecrypt.parquet.protocols import AppendSink, CopiesRanges
 from pipecrypt.vocabulary.ranges import RangeSource, traits_of
 
-__all__ = ["Body", "ignore_bytes"]
+__all__ = ["Body", "copies_ranges", "ignore_bytes"]
 
 _FLUSH_BYTES: Final = 4 << 20
 _REPORT_BYTES: Final = 1 << 20
@@ -34,7 +34,7 @@ def ignore_bytes(count: int) -> None:
     """Take progress and do nothing with it."""
 
 
-def _copies_ranges(sink: AppendSink) -> TypeGuard[CopiesRanges]:
+def copies_ranges(sink: AppendSink) -> TypeGuard[CopiesRanges]:
     """Return whether a sink has that power; asked once a file, so not by `isinstance`, which looks at all names."""
     return hasattr(sink, "copy_range")
 
@@ -87,7 +87,7 @@ class Body:
         self._ahead: ReadAhead | None = None
         self._sink = sink
         # What is digested must be seen, and nearly all that is copied is digested.
-        self._copies = sink if digests is None and _copies_ranges(sink) else None
+        self._copies = sink if digests is None and copies_ranges(sink) else None
         self._on_bytes = on_bytes
         self._buffers = [memoryview(b""), memoryview(b"")]
         self._room = self._buffers[0]

@@ -144,12 +144,12 @@ class OpenedFile:
 
     def close(self) -> None:
         """Wipe all keys. Safe to call twice."""
-        self._ciphers.clear()
+        self._is_closed = True
         if self._footer_key is not None:
             self._footer_key.wipe()
-        self._is_closed = True
         for key in self._data_keys:
             key.wipe()
+        self._ciphers.clear()
 
     def _open_footer(self, sealed: SealedFooter) -> Struct:
         context = self.context.for_footer()
@@ -312,11 +312,16 @@ class OpenedFile:
         return self.open_key_at(*chunk.ordinals, key_metadata)
 
     def _open_column_key(self, leaf: LeafColumn, key_metadata: bytes, batch: int | None, what: str) -> DataKey:
-        if self._is_closed:
-            raise RuntimeError("this file was closed, and its keys were wiped")
+        self._check_is_open()
         key = _open_key(self._keys, key_metadata, self.context.for_column(leaf.path, batch), what)
-        self._data_keys.append(key)
+        self._data_keys.append(key)  # before asking again: whoever closes this meanwhile sees one or the other
+        self._check_is_open()
         return key
+
+    def _check_is_open(self) -> None:
+        if self._is_closed:
+            self.close()  # also what came after it was closed by another thread
+            raise UsageError(f"{self.name} was closed, and its keys were wiped")
 
     def cipher_at(self, row_group: int, column: int) -> MessageCipher:
         """Return the cipher of an encrypted chunk whose row group was opened before."""
@@ -328,9 +333,11 @@ class OpenedFile:
         return self._ciphers.get(chunk.ordinals) or self._expand(chunk.ordinals, self.key_of(chunk))
 
     def _expand(self, place: tuple[int, int], key: DataKey) -> MessageCipher:
+        self._check_is_open()
         if len(self._ciphers) >= MOST_CIPHERS:
             self._ciphers.clear()
         cipher = self._ciphers[place] = MessageCipher(key)
+        self._check_is_open()
         return cipher
 
     def _open_metadata(self, chunk: Chunk) -> None:

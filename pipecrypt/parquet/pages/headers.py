@@ -49,16 +49,27 @@ _NO_VALUE: Final = -1
 _DATA: Final = PageType.DATA
 _DICTIONARY: Final = PageType.DICTIONARY
 FIRST_NEEDED_BYTES: Final = 64
-# A data page's header as most writers write it, without checksum and statistics: type and uncompressed size, the size
-# itself, then values and three encodings. Matched at once, because a file has as many of these as it has pages.
+_I32_BYTES: Final = rb"[\x80-\xff]{0,4}[\x00-\x7f]"
+_I64_BYTES: Final = rb"[\x80-\xff]{0,9}[\x00-\x7f]"
+# Bytes of a length below 128, after the length. A pattern cannot count, so each length is a choice of its own: first
+# those of numbers, which most statistics are of.
+_SHORT_LENGTHS: Final = sorted(range(128), key=lambda length: (length not in {4, 8}, length))
+_SHORT_BINARY: Final = b"|".join(rb"\x%02x.{%d}" % (length, length) for length in _SHORT_LENGTHS)
+# The fields of statistics, one way on: bytes, numbers, bools. What has more or others is not matched.
+_STATISTICS: Final = rb"\x1c(?:[\x18\x28](?:%b)|[\x16\x26]%b|[\x11\x12\x21\x22]){0,8}\x00" % (
+    _SHORT_BINARY,
+    _I64_BYTES,
+)
+# A data page's header as most writers write it, without checksum: type and uncompressed size, the size itself, then
+# values, three encodings and perhaps statistics. Matched at once, because a file has as many of these as it has pages.
 _DATA_HEADER: Final = re.compile(
-    rb"(\x15\x00\x15[\x80-\xff]{0,4}[\x00-\x7f]\x15)([\x80-\xff]{0,4}[\x00-\x7f])"
-    rb"(\x2c\x15([\x80-\xff]{0,4}[\x00-\x7f])\x15[\x00-\x7f]\x15[\x00-\x7f]\x15[\x00-\x7f]\x00\x00)"
+    rb"(\x15\x00\x15%b\x15)(%b)(\x2c\x15(%b)(?:\x15[\x00-\x7f]){3}(?:%b)?\x00\x00)"
+    % (_I32_BYTES, _I32_BYTES, _I32_BYTES, _STATISTICS),
+    re.DOTALL,
 )
 # Likewise of a dictionary page: values, one encoding, and perhaps whether it is sorted.
 _DICTIONARY_HEADER: Final = re.compile(
-    rb"(\x15\x04\x15[\x80-\xff]{0,4}[\x00-\x7f]\x15)([\x80-\xff]{0,4}[\x00-\x7f])"
-    rb"(\x4c\x15([\x80-\xff]{0,4}[\x00-\x7f])\x15[\x00-\x7f][\x11\x12]?\x00\x00)"
+    rb"(\x15\x04\x15%b\x15)(%b)(\x4c\x15(%b)\x15[\x00-\x7f][\x11\x12]?\x00\x00)" % (_I32_BYTES, _I32_BYTES, _I32_BYTES)
 )
 
 
@@ -99,8 +110,12 @@ def read_page_header(data: memoryview | bytes, start: int, what: str) -> Page:
         FormatError: truncated or malformed; a page may still end behind the end of `data`.
     """
     try:
-        match = _DATA_HEADER.match(data, start)
-        page = _walk_header(data, start) if match is None else _usual_page(match, PageType.DATA)
+        if match := _DATA_HEADER.match(data, start):
+            page = _usual_page(match, PageType.DATA)
+        elif match := _DICTIONARY_HEADER.match(data, start):
+            page = _usual_page(match, PageType.DICTIONARY)
+        else:
+            page = _walk_header(data, start)
     except IndexError:
         raise FormatError(f"{what} has a truncated or malformed page header") from None
     if page.kind < 0 or not page.head or page.end < page.body:
@@ -116,20 +131,23 @@ def _usual_page(match: re.Match[bytes], kind: int) -> Page:
 
 def _integer(varint: bytes) -> int:
     """Return the 32-bit integer that up to five bytes hold."""
-    if len(varint) == _SIZE_BYTES:  # the length of most sizes and counts
+    length = len(varint)
+    if length == _SIZE_BYTES:  # the length of most sizes and counts
         first, second, third = varint
         value = first & 127 | (second & 127) << 7 | third << 14
-        return (value >> 1) ^ -(value & 1)
-    return _read_i32(varint, 0)[0]
+    elif length == _COUNT_BYTES:  # and of most others
+        first, second = varint
+        value = first & 127 | second << 7
+    else:
+        return _read_i32(varint, 0)[0]
+    return (value >> 1) ^ -(value & 1)
 
 
 _SIZE_BYTES: Final = 3
+_COUNT_BYTES: Final = 2
 
 
 def _walk_header(data: memoryview | bytes, start: int) -> Page:
-    match = _DICTIONARY_HEADER.match(data, start)
-    if match is not None:
-        return _usual_page(match, PageType.DICTIONARY)
     position, field_id = start, 0
     kind = size = size_start = size_end = crc_start = crc_end = values = _NO_VALUE
     crc: int | None = None
@@ -319,7 +337,8 @@ def resized_header(page: Page, new_bytes: int, checksum: int | None = None) -> b
 _SMALLEST_PAGE_BYTES: Final = 8  # type, two sizes and a page type's own header, with their field headers
 _MODULES_PER_PAGE: Final = 2
 _OTHER_MODULES: Final = 8  # metadata, indexes, Bloom filter, dictionary page, with room to spare
-_HEADER_WINDOWS: Final = (512, 1 << 20)  # statistics in a page header can be long
+_HEADER_WINDOWS: Final = (512, 1 << 16, 1 << 20)  # statistics in a page header can be long
+_SMALL_PAGE_BYTES: Final = 1 << 15
 _LIST_START_BYTES: Final = 16
 
 
@@ -376,22 +395,43 @@ def _count_pages(source: RangeSource, chunk: Chunk, body_end: int) -> int:
 
 
 def _walk_headers(source: RangeSource, chunk: Chunk, body_end: int) -> int:
+    """Return how many data pages there are, or fewer where what is left cannot hold too many."""
     place = locate_pages(chunk)
-    count, position, end = 0, place.start, place.start + place.declared_bytes
-    while position < end and count <= MAX_ORDINALS:
-        kind, page_bytes = _read_header_at(source, position, body_end - position, chunk.what)
-        count += kind != PageType.DICTIONARY
-        position += page_bytes
+    count, position, end, window_bytes = 0, place.start, place.start + place.declared_bytes, _HEADER_WINDOWS[0]
+    while count <= MAX_ORDINALS < count + (end - position) // _SMALLEST_PAGE_BYTES:
+        kinds, walked_bytes = _walk_window(source, position, (end, body_end), window_bytes, chunk.what)
+        count += len(kinds) - kinds.count(PageType.DICTIONARY)
+        position += walked_bytes
+        # One read serves several small pages. Of large ones, no more than a header is read.
+        window_bytes = _HEADER_WINDOWS[walked_bytes <= len(kinds) * _SMALL_PAGE_BYTES]
     return count
 
 
-def _read_header_at(source: RangeSource, position: int, room: int, what: str) -> tuple[int, int]:
-    for window in _HEADER_WINDOWS:
-        try:
-            page = read_page_header(source.read_range(position, min(window, room)), 0, what)
-        except FormatError:
-            if window == _HEADER_WINDOWS[-1] or window >= room:
-                raise
-        else:
-            return page.kind, page.end
+def _walk_window(
+    source: RangeSource, position: int, ends: tuple[int, int], window_bytes: int, what: str
+) -> tuple[list[int], int]:
+    """Return the kinds of the pages whose headers lie in a window, one at least, and the bytes of these pages.
+
+    Args:
+        source: the file.
+        position: where a page begins.
+        ends: where the chunk ends as declared, and where a page may end.
+        window_bytes: how many bytes to read first.
+        what: what errors call the chunk.
+    """
+    end, room = ends[0] - position, ends[1] - position
+    for length in (window_bytes, _HEADER_WINDOWS[-1]):
+        window, at = source.read_range(position, min(length, room)), 0
+        kinds: list[int] = []
+        while not at or at < min(end, len(window)):
+            try:
+                page = read_page_header(window, at, what)
+            except FormatError:
+                if not at and length >= min(room, _HEADER_WINDOWS[-1]):
+                    raise
+                break
+            kinds.append(page.kind)
+            at = page.end
+        if at:
+            return kinds, at
     raise AssertionError("the last window returns or raises")

@@ -22,7 +22,7 @@ from pipecrypt.parquet.wire.thrift import Raw, Struct, WireType, encode_struct, 
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.secret import DataKey
 
-__all__ = ["WritingKeys"]
+__all__ = ["WritingKeys", "encoded_path"]
 
 _KeyPlace = tuple[int, int | None]  # column, and the row group where each has a key of its own
 _KeyAndMetadata = tuple[DataKey, bytes]
@@ -165,7 +165,7 @@ class WritingKeys:
         path, key_metadata = self._paths.get(chunk.column), self.of(chunk)[1]
         if path is None:
             # From the schema, not from the chunk's metadata, which may say anything.
-            path = self._paths[chunk.column] = _encoded_path(chunk.leaf.path)
+            path = self._paths[chunk.column] = encoded_path(chunk.leaf.path)
         return Raw(
             b"%b%b%b%b%b" % (_COLUMN_KEY, path, _KEY_METADATA, encode_varint(len(key_metadata)), key_metadata + _ENDS)
         )
@@ -192,7 +192,7 @@ _ENDS: Final = b"\x00\x00"
 _WITH_FOOTER_KEY: Final = Raw(bytes((ColumnCrypto.WITH_FOOTER_KEY << 4 | WireType.STRUCT,)) + _ENDS)
 
 
-def _encoded_path(path: tuple[str, ...]) -> bytes:
+def encoded_path(path: tuple[str, ...]) -> bytes:
     """Return the field with a path's names as it stands in a struct, without the struct's end."""
     struct, names = Struct(), [name.encode() for name in path]
     struct.set_list(ColumnCrypto.PATH_IN_SCHEMA, WireType.BINARY, [*names])

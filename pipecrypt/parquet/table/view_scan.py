@@ -2,11 +2,13 @@
 
 A view of a file with a thousand chunks is mostly opened for a few of them. Opening all takes a key, its commitment and
 two structs for each chunk; here only places are taken from the clear metadata, and what a reader touches is opened
-then, as ever: `LazyChunks.open` authenticates it and compares it with what was shown.
+then: `LazyChunks.open` authenticates the sealed metadata and compares all that was shown with it. Readers decode what
+they fetch by the clear metadata (type, codec, encodings, sizes), and where the footer's key is missing, nothing
+else authenticates that.
 
 Only what pipecrypt and other usual writers write is understood: a chunk is recognized by a regular expression, made
-for each column from its path, and everything else is left to the whole parser by returning None. So nothing is
-refused here, and nothing is let pass that would be refused there: places are checked alike.
+for each column from its path, and everything else is left to the whole parser by returning None. So is a chunk that a
+reader could take to lie elsewhere, or to have no values: that one would be shown without ever being opened.
 """
 
 from __future__ import annotations
@@ -17,15 +19,16 @@ from collections.abc import Sequence
 from itertools import chain, islice
 from typing import Final, NamedTuple
 
-from pipecrypt.errors import IntegrityError, KeyNotFoundError
+from pipecrypt.errors import ContentError, IntegrityError, KeyNotFoundError
 from pipecrypt.parquet.footer.columns import LeafColumn
 from pipecrypt.parquet.footer.opened import OpenedFile
-from pipecrypt.parquet.footer.row_groups import Chunk, PagePlace, locate_pages
+from pipecrypt.parquet.footer.row_groups import PagePlace
 from pipecrypt.parquet.footer.segments import MAX_INDEX_BYTES, UNDECLARED_BYTES
 from pipecrypt.parquet.footer.stored import MAGIC_BYTES
-from pipecrypt.parquet.wire.fields import COLUMN_META_DATA, FileMetaData
-from pipecrypt.parquet.wire.thrift import Raw, Struct, encode_varint, encoded_bytes, keep_encoded
-from pipecrypt.parquet.wire.thrift_read import read_struct, skip_value
+from pipecrypt.parquet.table.keys import encoded_path
+from pipecrypt.parquet.wire.fields import ROW_GROUP, FileMetaData, RowGroup
+from pipecrypt.parquet.wire.thrift import Raw, Struct, encoded_bytes, keep_encoded
+from pipecrypt.parquet.wire.thrift_read import read_list_start, read_struct, read_varint, read_zigzag, skip_value
 
 __all__ = ["LazyChunks", "ScannedFooter", "scan_footer"]
 
@@ -48,7 +51,8 @@ _BLOOM_FIELDS: Final = (14, 15)
 _INDEXES: Final = rb"\x16(%b)\x15(%b)(?:\x16(%b)\x15(%b)" % (_V, _V, _V, _V)
 _SEALED_TAIL: Final = re.compile(rb"\x00(?:%b\x1c|\x3c)|\x5c)\x2c\x19" % _INDEXES, re.DOTALL)
 _PLAIN_TAIL: Final = re.compile(rb"(?:%b)?)?\x00" % _INDEXES, re.DOTALL)
-_BYTES: Final = re.compile(rb"\x18(%b)" % _V, re.DOTALL)  # key_metadata, encrypted_column_metadata: then so many bytes
+_BYTES: Final = 0x18  # the header of key_metadata and encrypted_column_metadata
+_NO_COLUMNS: Final = b"\x19\x0c"  # the list of a row group without any
 _WRAPPED_KEY: Final = b'"wrappedDEK":"'
 
 
@@ -112,8 +116,7 @@ class LazyChunks:
 
         Raises:
             AccessError: its key is missing or was refused.
-            IntegrityError: metadata was not written with its key at this place, or the footer shows another place.
-            FormatError: malformed.
+            IntegrityError: metadata was not written with its key at this place, or the footer shows something else.
         """
         with self._lock:
             place = self._places.get((row_group, column))
@@ -127,13 +130,9 @@ class LazyChunks:
             raise AssertionError("a chunk in plaintext is not opened")
         what = f"metadata of {self._opened.row_groups.what(row_group, column)}"
         data = self._opened.open_sealed_metadata(row_group, column, found.key_metadata, found.sealed)
-        metadata, _ = read_struct(data, 0, COLUMN_META_DATA, what)
-        chunk = Chunk(row_group, column, self._opened.row_groups.leaves[column], Struct(), what)
-        chunk.metadata = metadata
-        place = locate_pages(chunk)
-        if place != found[:3]:
-            raise IntegrityError(f"{what} names another place than the footer shows")
-        return place
+        if not _is_what_shows(found, data):
+            raise IntegrityError(f"{what} is not what the footer shows")
+        return PagePlace(*found[:3])
 
 
 def scan_footer(opened: OpenedFile, *, statistics: bool) -> ScannedFooter | None:
@@ -172,34 +171,44 @@ class _Scanner:
 
     def __init__(self, opened: OpenedFile, leaves: Sequence[LeafColumn]) -> None:
         self._opened = opened
-        self._paths = [_encoded_path(leaf.path) for leaf in leaves]
+        self._paths = [encoded_path(leaf.path)[1:] for leaf in leaves]  # `_HEAD` has the field's header
         self._heads: set[bytes] = set()
-        self._begin = b"\x19" + _list_header(len(leaves), 12)
         self.found: list[list[_Found]] = []
-        self._ends: list[bytes] = []  # of each row group, behind its chunks
+        self._frames: list[tuple[bytes, bytes]] = []  # of each row group, before and behind its chunks
         # start, bytes, row group, column; the last two -1 of what is not an encrypted chunk
         self._parts: list[tuple[int, int, int, int]] = []
 
     def scan(self, index: int, data: bytes) -> bool:
         """Take a row group in; False where it is left to the whole parser."""
-        if not data.startswith(self._begin):
+        try:
+            return self._scan(index, data)
+        except IndexError:  # an integer or a struct does not end, or is too large
             return False
-        at, found = len(self._begin), list[_Found]()
+
+    def _scan(self, index: int, data: bytes) -> bool:
+        count, at = read_list_start(data)
+        begin, found = data[:at], list[_Found]()
+        if count != len(self._paths):
+            return False
         for column, path in enumerate(self._paths):
             chunk = self._chunk(index, column, data, at, path)
             if chunk is None:
                 return False
             found.append(chunk[0])
             at = chunk[1]
+        rows = _rows(data[at:])
+        # Of a chunk with fewer values than rows, a reader may fetch nothing, so that nothing would be compared.
+        if rows is None or any(each.num_values < rows for each in found):
+            return False
         self.found.append(found)
-        self._ends.append(data[at:])
+        self._frames.append((begin, data[at:]))
         return True
 
     def shown(self, *, statistics: bool) -> list[Struct] | None:
         """Return the row groups in plaintext; None where the sealed metadata is left to the whole parser."""
         made = []
-        for index, (found, end) in enumerate(zip(self.found, self._ends, strict=True)):
-            pieces = [self._begin]
+        for index, (found, (begin, end)) in enumerate(zip(self.found, self._frames, strict=True)):
+            pieces = [begin]
             for column, each in enumerate(found):
                 entry = self._with_statistics(index, column, each) if statistics else each.entry
                 if entry is None:
@@ -215,13 +224,12 @@ class _Scanner:
             data = self._opened.open_sealed_metadata(index, column, found.key_metadata, found.sealed)
         except KeyNotFoundError:
             return None
-        place = found.entry[found.metadata_at : found.place_end]
-        # All that tells a place stands before the statistics, and is the same in both.
-        if not data.startswith(place) or len(data) == len(place):
+        if not _is_what_shows(found, data):
             return None
-        distance = data[len(place)] >> 4
-        if data[len(place)] and (not distance or found.last_field + distance <= _DICTIONARY_FIELD):
-            return None
+        if not self._opened.is_authenticated:  # else the footer would show the Bloom filter, if there were one
+            size = found.place_end - found.metadata_at
+            if _skip_rest(data, size, found.last_field) != len(data):
+                return None
         return found.entry[: found.metadata_at] + data
 
     def _chunk(self, index: int, column: int, data: bytes, at: int, path: bytes) -> tuple[_Found, int] | None:
@@ -231,10 +239,14 @@ class _Scanner:
         if head is None or place is None or not data.startswith(path, head.end()):
             return None
         values, stored, data_page, dictionary = place.groups()
-        first, other = _signed(data_page), 0 if dictionary is None else _signed(dictionary)
+        first = _signed(data_page)
+        start, size = first if dictionary is None else _signed(dictionary), _signed(stored)
+        # Readers differ in where they begin if the two offsets are not in this order, and in one chunk.
+        if dictionary is not None and not 0 < start < first < start + size:
+            return None
         found = _Found(
-            other if other > 0 and (other < first or first == 0) else first,
-            _signed(stored),
+            start,
+            size,
             _signed(values),
             data[at : place.end() + 1],
             head.start(1) - at,
@@ -244,8 +256,12 @@ class _Scanner:
         tail = _SEALED_TAIL.match(data, place.end())
         if tail is None:
             return self._plain(found, column, data, at)
-        if not data.startswith(path, tail.end()):
-            return None
+        return self._sealed(found, index, column, data, tail) if data.startswith(path, tail.end()) else None
+
+    def _sealed(
+        self, found: _Found, index: int, column: int, data: bytes, tail: re.Match[bytes]
+    ) -> tuple[_Found, int] | None:
+        path = self._paths[column]
         key_end, key_metadata = _binary(data, tail.end() + len(path))
         end, sealed = _binary(data, key_end + 2)
         if key_metadata is None or sealed is None or data[key_end : key_end + 2] != b"\x00\x00":
@@ -303,18 +319,16 @@ class _Scanner:
         return chunks
 
 
-def _encoded_path(path: Sequence[str]) -> bytes:
-    names = [name.encode() for name in path]
-    return _list_header(len(names), 8) + b"".join(encode_varint(len(name)) + name for name in names)
-
-
 def _skip_rest(data: bytes, at: int, field: int) -> int | None:
-    """Return where a ColumnMetaData ends; None where it is malformed, or names a Bloom filter, which a view hides."""
+    """Return where a ColumnMetaData ends, of which all up to a field was read.
+
+    None where it is malformed, names its place again, or a Bloom filter, which a view hides.
+    """
     try:
         while header := data[at]:
             distance = header >> 4
             field += distance
-            if not distance or field in _BLOOM_FIELDS:
+            if not distance or field <= _DICTIONARY_FIELD or field in _BLOOM_FIELDS:
                 return None
             at = skip_value(data, at + 1, header & 15, 0)
     except IndexError:
@@ -322,26 +336,32 @@ def _skip_rest(data: bytes, at: int, field: int) -> int | None:
     return at + 1
 
 
+def _rows(end: bytes) -> int | None:
+    """Return the rows of a row group, given what stands behind its columns; None where that is malformed."""
+    try:
+        # The columns once more, behind them, would be what readers see: so a repeated field is malformed.
+        group, size = read_struct(_NO_COLUMNS + end, 0, ROW_GROUP, "row group")
+    except ContentError:
+        return None
+    return group.integer(RowGroup.NUM_ROWS) if size == len(_NO_COLUMNS) + len(end) else None
+
+
+def _is_what_shows(found: _Found, sealed: bytes) -> bool:
+    """Return whether sealed metadata begins with all that the footer shows, and names no other place behind it."""
+    shown = found.entry[found.metadata_at : found.place_end]
+    if not sealed.startswith(shown) or len(sealed) == len(shown):
+        return False
+    header = sealed[len(shown)]
+    return not header or (header > 15 and found.last_field + (header >> 4) > _DICTIONARY_FIELD)
+
+
 def _binary(data: bytes, at: int) -> tuple[int, bytes | None]:
     """Return where a binary field ends, and its value; None where there is none."""
-    length = _BYTES.match(data, at)
-    if length is None:
+    if data[at] != _BYTES:
         return at, None
-    end = length.end() + _unsigned(length[1])
-    return end, data[length.end() : end]
-
-
-def _list_header(count: int, kind: int) -> bytes:
-    return bytes((count << 4 | kind,)) if count < 15 else bytes((0xF0 | kind,)) + encode_varint(count)
-
-
-def _unsigned(data: bytes) -> int:
-    value = 0
-    for byte in reversed(data):
-        value = value << 7 | byte & 127
-    return value
+    length, start = read_varint(data, at + 1)
+    return start + length, data[start : start + length]
 
 
 def _signed(data: bytes) -> int:
-    value = _unsigned(data)
-    return (value >> 1) ^ -(value & 1)
+    return read_zigzag(data, 0)[0]

@@ -27,7 +27,16 @@ from pipecrypt.parquet.wire.thrift import (
     keep_encoded,
 )
 
-__all__ = ["COST_FACTOR", "Allowance", "open_encoded", "read_list_start", "read_struct", "read_zigzag", "skip_value"]
+__all__ = [
+    "COST_FACTOR",
+    "Allowance",
+    "open_encoded",
+    "read_list_start",
+    "read_struct",
+    "read_varint",
+    "read_zigzag",
+    "skip_value",
+]
 
 # What opening may take of memory, in bytes: so many times the input, no less than the second, no more than the third.
 COST_FACTOR: Final = 20
@@ -192,7 +201,7 @@ class _Reader:
             self.position = position
             return wire_type == WireType.TRUE
         if shape is BINARY:
-            length, position = _read_varint(self._data, position)
+            length, position = read_varint(self._data, position)
             self.position = position + length
             if self.position > len(self._data):
                 raise self._mismatch(field)
@@ -219,7 +228,8 @@ class _Reader:
         return FormatError(f"{self._what} is malformed at field {field}")
 
 
-def _read_varint(data: ByteSource, position: int) -> tuple[int, int]:
+def read_varint(data: ByteSource, position: int) -> tuple[int, int]:
+    """Return the unsigned integer at `position`, and the position behind it; IndexError where it does not end."""
     byte = data[position]
     if byte < 128:
         return byte, position + 1
@@ -241,7 +251,7 @@ def _read_varint(data: ByteSource, position: int) -> tuple[int, int]:
 
 def read_zigzag(data: ByteSource, position: int) -> tuple[int, int]:
     """Return the signed integer at `position`, and the position behind it; IndexError where it does not end."""
-    value, position = _read_varint(data, position)
+    value, position = read_varint(data, position)
     return (value >> 1) ^ -(value & 1), position
 
 
@@ -250,7 +260,7 @@ def _read_list_header(data: ByteSource, position: int) -> tuple[int, int, int]:
     position += 1
     count = header >> 4
     if count == 15:  # the count did not fit into four bits and follows
-        count, position = _read_varint(data, position)
+        count, position = read_varint(data, position)
     return count, header & 15, position
 
 
@@ -276,7 +286,7 @@ def skip_value(data: ByteSource, position: int, wire_type: int, depth: int) -> i
             position += 1
         return position + 1
     if wire_type == _BINARY:
-        length, position = _read_varint(data, position)
+        length, position = read_varint(data, position)
         return position + length
     if wire_type in _FIXED_BYTES:
         return position + _FIXED_BYTES[wire_type]
@@ -337,7 +347,7 @@ def _skip_elements(data: ByteSource, position: int, wire_type: int, count: int, 
 
 
 def _skip_map(data: ByteSource, position: int, depth: int) -> int:
-    count, position = _read_varint(data, position)
+    count, position = read_varint(data, position)
     if count > len(data) - position:
         raise IndexError
     if count == 0:

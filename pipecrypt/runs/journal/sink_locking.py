@@ -32,21 +32,23 @@ def check_unlocked(sink: Location) -> None:
 
 
 @contextmanager
-def locked_sink(sink: Location, who: str) -> Iterator[Lease]:
+def locked_sink(sink: Location, who: str, *, keeps_apart: bool = False) -> Iterator[Lease]:
     """Hold the lock of a sink until the block ends; what was made for the lock only goes with it.
 
     Args:
         sink: the directory.
         who: the name that others are told.
+        keeps_apart: whether it was tried that the storage refuses a second file of one name.
 
     Raises:
         ConflictError: somebody else holds it.
         LockLostError: somebody took it before the block ended; instead of whatever else the block raises.
         StorageError: the storage refused or failed.
     """
-    was_there = open_store(sink).stat().is_directory()
+    store = open_store(sink)
+    was_there = store.is_remote or store.stat().is_directory()  # elsewhere directories end with their files
     try:
-        with Lease(sink.child(LOCK_DIRECTORY), who) as lock:
+        with Lease(sink.child(LOCK_DIRECTORY), who, keeps_apart=keeps_apart) as lock:
             if lock.took_over:
                 fence(sink)
             try:
@@ -60,4 +62,4 @@ def locked_sink(sink: Location, who: str) -> Iterator[Lease]:
             open_store(sink.child(LOCK_DIRECTORY)).remove_empty_directories()
             open_store(sink.child(RESERVED_DIRECTORY)).remove_directory()
             if not was_there:
-                open_store(sink).remove_directory()
+                store.remove_directory()

@@ -23,6 +23,7 @@ from pipecrypt.store.listing import check_outputs as check_places
 from pipecrypt.store.location import NAME_BYTES, Location
 from pipecrypt.store.open import open_store
 from pipecrypt.store.protocol import SourceFile
+from pipecrypt.vocabulary.in_flight import call_both
 
 __all__ = ["check_outputs", "statement_places"]
 
@@ -97,7 +98,18 @@ def _check_reserved(tasks: Sequence[Task]) -> None:
 
 def _check_statements(spec: Spec, tasks: Sequence[Task], *, is_single_file: bool) -> None:
     """Refuse names that cannot be signed, and files that would make false what is signed already."""
-    check_outside_datasets(spec.sink)
+    if not open_store(spec.sink).is_remote:
+        check_outside_datasets(spec.sink)
+        _check_own_statements(spec, tasks, is_single_file=is_single_file)
+        return
+    call_both(
+        lambda: check_outside_datasets(spec.sink),
+        lambda: _check_own_statements(spec, tasks, is_single_file=is_single_file),
+    )
+
+
+def _check_own_statements(spec: Spec, tasks: Sequence[Task], *, is_single_file: bool) -> None:
+    """Refuse it in the sink itself."""
     if spec.policy is not None and spec.policy.signing is not None:
         check_signable_paths(task.first_path for task in tasks)
     elif is_single_file:

@@ -303,10 +303,17 @@ def encode_report(report: RunReport) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
-def store_report(sink: Location, report: RunReport) -> None:
-    """Store a report in the sink. A run ends as it ended: what goes wrong here is logged."""
+def store_report(sink: Location, report: RunReport, *, is_free: bool = False) -> None:
+    """Store a report in the sink. A run ends as it ended: what goes wrong here is logged.
+
+    Args:
+        sink: the directory that the run wrote.
+        report: of the run.
+        is_free: whether it is the first one of the run, and the storage keeps writers apart; see `Store.write`.
+    """
     try:
-        with open_store(sink.child(report_path(report.run_id))).write(overwrite=True) as publication:
+        place = open_store(sink.child(report_path(report.run_id)))
+        with place.write(overwrite=True, is_free=is_free) as publication:
             publication.write(encode_report(report))
             publication.publish()
     except PipecryptError as error:
