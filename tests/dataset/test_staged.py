@@ -225,17 +225,19 @@ def test_the_lock_is_asked_about_just_before_each_move(staging: Staging, monkeyp
 
 def test_directories_stay_once_the_lock_is_lost(staging: Staging) -> None:
     earlier = staging.root / "_pipecrypt/runs/20980101T000000Z-00000000/staged"
-    (earlier / "a").mkdir(parents=True)
-    for number in range(3):
-        (earlier / "a" / f"{number}.parquet").write_bytes(b"")
+    files = [earlier / name / "x.parquet" for name in ("a", "b")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"")
 
     def check() -> None:
-        if len(list((earlier / "a").iterdir())) < 3:
+        if not all(file.exists() for file in files):
             raise LockLostError("another run holds the lock")
 
     with pytest.raises(LockLostError):
         finish_version(Location(str(staging.root)), RUN, staging.entries, before_each=check)
-    assert len(list((earlier / "a").iterdir())) == 2
+    assert sum(file.exists() for file in files) == 1
+    assert all(file.parent.is_dir() for file in files)
 
 
 def test_directories_of_an_earlier_run_are_looked_through_once(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipecrypt.runs.run import run
+from pipecrypt.runs.spec.options import RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
 from pipecrypt.store.location import Location
@@ -29,6 +30,7 @@ def test_numbered_files_are_replaced_where_the_source_changed(
         sink=Location(f"s3://{s3_server.new_bucket()}/out/"),
         policy=Policy(default=world.key, batch_rows=500),
         max_file_bytes=4_000,
+        run=RunOptions(keeps_journal=True),  # else it is not tried whether the store keeps writers apart
     )
     first = run(spec, credentials=world.credentials)
     assert first.files > 1
