@@ -13,7 +13,7 @@ something there gains an attacker what replacing the file itself would.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from pipecrypt.dataset.listing import is_data, name_some
@@ -157,7 +157,7 @@ def finish_version(
         run_id: of the run that the statement names.
         entries: the files that it lists.
         removes: paths of files of the version before.
-        before_each: passes while the lock is held; asked before each file.
+        before_each: passes while the lock is held; asked before each file, on several threads.
 
     Raises:
         LinkError: a link is where a file or a directory should be; it is not followed, and it stays.
@@ -182,14 +182,16 @@ def finish_version(
 
 
 def _each(change: Callable[[str], _T], paths: Sequence[str], before_each: Callable[[], None]) -> list[_T]:
-    """Change files, several at once where there are many: each waits for a disk or a network."""
+    """Change files, several at once where there are many: each waits for a disk or a network.
 
-    def asked() -> Iterator[str]:
-        for path in paths:
-            before_each()
-            yield path
+    `before_each` is asked on the threads, just before each change: files that wait their turn may wait for long.
+    """
 
-    return list(map_in_flight(change, asked(), name="moves", at_once=min(AT_ONCE, len(paths) // _FEW)))
+    def ask_and_change(path: str) -> _T:
+        before_each()
+        return change(path)
+
+    return list(map_in_flight(ask_and_change, paths, name="moves", at_once=min(AT_ONCE, len(paths) // _FEW)))
 
 
 def _put_in_place(staged: SourceFile, place: Location, entry: FileEntry | None) -> bool:
@@ -228,6 +230,7 @@ def _remove_of_earlier_runs(sink: Location, *, before: str, before_each: Callabl
                 emptied.add(run_path(run_id, below.partition("/")[0]))
     finally:
         for path in sorted(emptied):  # once: each looks at all that is below
+            before_each()
             open_store(sink.child(path)).remove_empty_directories()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pipecrypt.parquet.blob.decrypt import ignore_info, opened_blob, restore_blob
 from pipecrypt.parquet.blob.encrypt import encrypt_blob, encrypt_blob_stream
-from pipecrypt.parquet.blob.format import DEFAULT_BLOCK_BYTES, BlobInfo, check_block_bytes
+from pipecrypt.parquet.blob.format import DEFAULT_BLOCK_BYTES, ROW_GROUP_BLOCKS, BlobInfo, check_block_bytes
 from pipecrypt.parquet.blob.view import BlobView
 from pipecrypt.parquet.carry.reading import Gatherer
 from pipecrypt.parquet.carry.writing import ignore_bytes
@@ -34,6 +34,7 @@ from pipecrypt.vocabulary.ranges import RangeSource
 __all__ = [
     "DEFAULT_BLOCK_BYTES",
     "MAX_ORDINALS",
+    "ROW_GROUP_BLOCKS",
     "BlobInfo",
     "BlobView",
     "ChunkCache",

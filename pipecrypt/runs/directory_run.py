@@ -350,9 +350,15 @@ class DirectoryRun:
                 foreign |= {path, unnumbered(path) or path}
         return lambda path: path not in foreign
 
-    def _is_free(self, path: str) -> bool:
-        """Return whether a file that appears at a path replaces nothing, and the storage makes sure of it."""
-        is_new = self.decision.continued is None if self._header.is_staged else path not in self._state.there
+    def _is_free(self, task: Task) -> bool:
+        """Return whether the files of a task replace nothing, and the storage makes sure of it.
+
+        How many files one becomes that rolls over, and so what they are called, is not known before it is done.
+        """
+        if self._header.is_staged:
+            is_new = self.decision.continued is None
+        else:
+            is_new = not task.kind.rolls_over and task.path not in self._state.there
         return self._state.keeps_apart and is_new
 
     def _is_own_file(self, path: str) -> bool:
@@ -477,7 +483,7 @@ def _writing_plan(
     to_do: tuple[Task, ...],
     header: RunHeader,
     may_replace: Callable[[str], bool],
-    is_free: Callable[[str], bool],
+    is_free: Callable[[Task], bool],
 ) -> Plan:
     """Return the plan of the tasks that are left, each writing where its file has to appear."""
     staged = plan.sink.child(staged_path(header.run_id))
@@ -491,7 +497,7 @@ def _writing_plan(
                 # In its own directory the run replaces its own files, never what another attempt publishes meanwhile.
                 overwrite=not header.is_staged and may_replace(task.path),
                 is_repeated=header.is_staged,
-                is_free=is_free(task.path),
+                is_free=is_free(task),
             )
         )
         for task in to_do

@@ -42,6 +42,8 @@ __all__ = [
 OnBytes: TypeAlias = Callable[[int], None]
 BeforePublishing: TypeAlias = Callable[[], None] | None
 _MOST_CAUSES: Final = 8
+_COPIES: Final = 4  # of a small file: as it was read, as it is written, and both on their way
+_MOST_BYTES: Final = 128 << 20  # of a large one: ranges ahead, a column chunk, parts that are on their way
 _NO_THREAD: Final = "can't start new thread"  # Python's RuntimeError where the system has no memory for its stack
 
 
@@ -104,6 +106,14 @@ class Kind(Protocol):
     def share_bytes(self) -> int | None:
         """How much of the source's size counts as this task's, where several tasks share it; None for all of it."""
         return None
+
+    def memory_bytes(self, input_bytes: int) -> int:
+        """Return about how much memory it takes: a small file is held whole, of a large one what is on its way.
+
+        Args:
+            input_bytes: how large the source is, or the task's share of it.
+        """
+        return min(_COPIES * input_bytes, _MOST_BYTES)
 
     def output_path(self, relative_path: str) -> str:
         """Return the path of the output below a sink, for that of the source.

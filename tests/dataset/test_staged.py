@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,18 +188,56 @@ def test_nothing_more_is_moved_once_the_lock_is_lost(staging: Staging) -> None:
     paths = [f"many/{number:03}.parquet" for number in range(200)]
     for path in paths:
         staging.stage(path, staging.right[A])
-    asked: list[int] = []
+    turns, turn = iter(range(5)), threading.Lock()
 
     def check() -> None:
-        asked.append(1)
-        if len(asked) > 5:
-            raise LockLostError("another run holds the lock")
+        with turn:
+            if next(turns, None) is None:
+                raise LockLostError("another run holds the lock")
 
     with pytest.raises(LockLostError):
         finish_version(
             Location(str(staging.root)), RUN, [entry_of(path, staging.right[A]) for path in paths], before_each=check
         )
     assert len(staging.staged) == len(paths) - 5
+
+
+def test_the_lock_is_asked_about_just_before_each_move(staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [f"many/{number:03}.parquet" for number in range(100)]
+    for path in paths:
+        staging.stage(path, staging.right[A])
+    asked, was_asked, real = threading.local(), list[bool](), LocalStore.move
+
+    def check() -> None:
+        asked.is_held = True
+
+    def move(store: LocalStore, *arguments: Any, **options: Any) -> Any:
+        was_asked.append(getattr(asked, "is_held", False))  # on this thread, and for no other file since
+        asked.is_held = False
+        return real(store, *arguments, **options)
+
+    monkeypatch.setattr(LocalStore, "move", move)
+    finish_version(
+        Location(str(staging.root)), RUN, [entry_of(path, staging.right[A]) for path in paths], before_each=check
+    )
+    assert was_asked == [True] * len(paths)
+
+
+def test_directories_stay_once_the_lock_is_lost(staging: Staging) -> None:
+    earlier = staging.root / "_pipecrypt/runs/20980101T000000Z-00000000/staged"
+    files = [earlier / name / "x.parquet" for name in ("a", "b")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"")
+
+    def check() -> None:
+        if not all(file.exists() for file in files):
+            raise LockLostError("another run holds the lock")
+
+    with pytest.raises(LockLostError):
+        finish_version(Location(str(staging.root)), RUN, staging.entries, before_each=check)
+    assert sum(file.exists() for file in files) == 1
+    assert all(file.parent.is_dir() for file in files)
 
 
 def test_directories_of_an_earlier_run_are_looked_through_once(

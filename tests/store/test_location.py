@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,11 @@ def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
     assert Location(url).display == shown
     assert "SECRET" not in Location(url).name
     assert "SECRET" not in describe(RuntimeError(f"cannot open {url} now"))
+
+
+def test_places_derived_from_a_location_have_all_its_fields() -> None:
+    base = Location("s3://bucket/dir/a.parquet", {"anon": True}, 2)
+    for derived in (base.child("b"), base.listed("b"), base.sibling("b")):
+        whole = Location(derived.url, base.options, derived.depth)
+        for each in fields(Location):
+            assert getattr(derived, each.name) == getattr(whole, each.name)

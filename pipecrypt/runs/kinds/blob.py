@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pipecrypt.dataset.listing import CHUNKS_SUFFIX
 from pipecrypt.formats.compression import ZstdCodec
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import BlobInfo, encrypt_blob, encrypt_blob_stream
+from pipecrypt.parquet.files import ROW_GROUP_BLOCKS, BlobInfo, encrypt_blob, encrypt_blob_stream
 from pipecrypt.parquet.policy import EncryptionPolicy
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.output import SignableOutput
@@ -32,6 +32,12 @@ class BlobEncryption(Kind):
     policy: EncryptionPolicy = field()
     chunk_bytes: int
     compress: bool
+
+    def memory_bytes(self, input_bytes: int) -> int:
+        """Return about how much memory it takes: compressed blocks are built in memory, two row groups of them."""
+        flowing = super(BlobEncryption, self).memory_bytes(input_bytes)
+        built = 2 * ROW_GROUP_BLOCKS * self.chunk_bytes if self.compress else 0
+        return flowing + min(input_bytes, built)
 
     def output_path(self, relative_path: str) -> str:
         """Return the path of the output, which decrypting takes the suffix from again."""

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
+from pipecrypt.formats.compression import Compression
 from pipecrypt.formats.options import EncodeOptions, SourceFormat, output_name
 from pipecrypt.keys.session import KeySession
 from pipecrypt.parquet.policy import EncryptionPolicy
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
     from pipecrypt.formats.batches import BatchStream
 
 __all__ = ["Ingestion", "encrypt_rows"]
+
+# What the rows of a text or table take besides the file, as they are read, parsed, encoded and encrypted; measured.
+_LEAST_BYTES: Final = 16 << 20
+_COPIES: Final = 16  # of text: numbers of one digit become eight bytes, and are there as batches and as a row group
+_BLOCKS_BYTES: Final = 64 << 20  # of a large file: blocks and batches ahead
+_ROW_BYTES: Final = 1536  # likewise, for each row of a group: a few groups, of rows that are rather wide
+_TEXTS: Final = frozenset({SourceFormat.CSV, SourceFormat.JSON})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,13 @@ class Ingestion(Kind):
         """Whether the output may become several files, numbered."""
         return self.max_file_bytes is not None
 
+    def memory_bytes(self, input_bytes: int) -> int:
+        """Return about how much memory it takes: of a file that may be compressed the size tells nothing."""
+        most = _BLOCKS_BYTES + _ROW_BYTES * self.encoding.batch_rows
+        if self.reading.format not in _TEXTS or self.reading.compression is not Compression.NONE:
+            return most
+        return min(_LEAST_BYTES + _COPIES * input_bytes, most)
+
     def output_path(self, relative_path: str) -> str:
         """Return the path of the output: the suffixes of format and compression become Parquet's."""
         return table_path(relative_path, output_name(relative_path))
@@ -66,7 +81,7 @@ class Ingestion(Kind):
             schema = stream.schema
             delimiter = stream.delimiter
         groups = encode_row_groups(batches_of([], schema), self.encoding)
-        is_text = self.reading.format in {SourceFormat.CSV, SourceFormat.JSON}
+        is_text = self.reading.format in _TEXTS
         types = tuple((field.name, str(field.type)) for field in schema) if is_text else ()
         empty = chosen_columns(MemorySource(next(groups), source.location.display), self.policy)
         return SourceShape(empty.columns, types=types, delimiter=delimiter)

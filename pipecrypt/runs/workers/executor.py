@@ -10,6 +10,7 @@ later one is dropped; its file replaced nothing, or was itself replaced by the a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -204,22 +205,35 @@ def _run_on_threads(
             told.put(error)
 
     waiting, flying = deque(ledger.tasks.values()), dict[str, Task]()
-    with TaskThreads(limits.files, carry_out) as threads:
-        try:
-            while not ledger.is_complete:
-                while waiting and ledger.may_join(waiting[0], flying.values(), limits):
-                    task = waiting.popleft()
-                    flying[task.id] = task
-                    threads.begin(task)
-                event = told.get()
-                interruption.check()
-                if isinstance(event, BaseException):
-                    raise event
-                if isinstance(event, FileDone):
-                    del flying[event.task_id]
-                    _accept(ledger, event, on_event)
-                else:
-                    on_event(event)
-        finally:
-            is_over.set()
+    try:
+        with TaskThreads(limits.files, carry_out) as threads:
+            try:
+                while not ledger.is_complete:
+                    while waiting and ledger.may_join(waiting[0], flying.values(), limits):
+                        task = waiting.popleft()
+                        flying[task.id] = task
+                        threads.begin(task)
+                    event = told.get()
+                    interruption.check()
+                    if isinstance(event, BaseException):
+                        raise event
+                    if isinstance(event, FileDone):
+                        del flying[event.task_id]
+                        _accept(ledger, event, on_event)
+                    else:
+                        on_event(event)
+            finally:
+                is_over.set()
+    except BaseException:
+        _accept_published(told, ledger, on_event)
+        raise
     return ledger.parts()
+
+
+def _accept_published(told: SimpleQueue[Event | BaseException], ledger: TaskLedger, on_event: OnEvent) -> None:
+    """Tell of files that were published while the run came to its end; an error is on its way, so none is raised."""
+    with contextlib.suppress(Exception):
+        while True:
+            event = told.get_nowait()
+            if isinstance(event, FileDone):
+                _accept(ledger, event, on_event)

@@ -22,11 +22,9 @@ __all__ = ["FlightLimits", "flight_limits", "machine_memory_bytes", "needs_no_wo
 
 _REMOTE_FILES: Final = 16
 _LOCAL_FILES: Final = 8
-_LOCAL_BYTES: Final = 32 << 20  # as `_memory_of` counts them: two files of 4 MiB, or eight of 1 MiB
+_LOCAL_BYTES: Final = 32 << 20  # as kinds count them: two files of 4 MiB, or eight of 1 MiB
 _LOCAL_TASKS: Final = 16  # of a process for each file beside others: where there are few, nobody waits long for them
 _MEMORY_PART: Final = 4  # of the machine's memory one in so many
-_COPIES: Final = 4  # of a small file: as it was read, as it is written, and both on their way
-_MOST_BYTES: Final = 128 << 20  # of a large one: ranges ahead, a column chunk, parts that are on their way
 # What a worker process takes to start, to load what speaks with a store, and to unlock keys; and what the work takes.
 _START_SECONDS: Final = 2.0
 _FILE_SECONDS: Final = 0.01
@@ -41,7 +39,7 @@ class FlightLimits:
 
     Args:
         files: how many files at most, from 1.
-        memory_bytes: how much memory they may take together, as far as their sizes tell. A single one may take more.
+        memory_bytes: how much memory they may take together, as far as their kinds tell. A single one may take more.
     """
 
     files: int = 1
@@ -53,12 +51,7 @@ class FlightLimits:
             return True
         if len(flying) >= self.files:
             return False
-        return _memory_of(task) + sum(map(_memory_of, flying)) <= self.memory_bytes
-
-
-def _memory_of(task: Task) -> int:
-    """Return about how much memory a file takes: a small one is held whole, of a large one what is on its way."""
-    return min(_COPIES * task.input_bytes, _MOST_BYTES)
+        return sum(each.kind.memory_bytes(each.input_bytes) for each in (task, *flying)) <= self.memory_bytes
 
 
 def flight_limits(plan: Plan) -> FlightLimits:

@@ -174,11 +174,14 @@ def _carry_out_all(driver: _Driver, session: KeySession, files: int) -> None:
         return
 
     def carry_out(task: Task) -> None:
-        with contextlib.suppress(_StopError):  # the main thread stops, too
+        try:
             try:
                 _carry_out(driver, task, session)
             except Exception as error:
                 driver.send(_portable(error))
+        except BaseException:  # told to stop, or nobody can be told: then the driver sees this process end
+            if not _is_stopping.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
 
     with TaskThreads(files, carry_out) as threads:
         while (task := driver.receive()) is not None:
@@ -236,12 +239,14 @@ class _Driver:
 
 def _portable(error: Exception) -> Exception:
     """Return the error in a form that survives the way to the driver."""
-    if isinstance(error, PipecryptError):
-        return error
-    error.add_note("".join(traceback.format_exception(error)).rstrip())
+    if not isinstance(error, PipecryptError):
+        error.add_note("".join(traceback.format_exception(error)).rstrip())
     with contextlib.suppress(Exception):
         pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
         return error
+    if isinstance(error, PipecryptError):  # of a class of others, or holding what cannot be sent
+        ours = next(each for each in type(error).__mro__ if each.__module__ == PipecryptError.__module__)
+        return cast("type[PipecryptError]", ours)(error.message, hint=error.hint)
     return RuntimeError(f"{type(error).__name__} in a worker process: {error}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipecrypt.runs.kinds.blob import BlobEncryption
@@ -35,6 +36,28 @@ def test_sources_whose_names_tell_the_same_share_a_kind(tmp_path: Path) -> None:
     ]
     assert [each.reading.options.csv.delimiter for each in texts if isinstance(each, Ingestion)] == ["\t"] * 3 + [None]
     assert [type(each) for each in found] == [Encryption, Ingestion]
+
+
+def test_a_source_whose_size_tells_nothing_of_its_rows_is_reckoned_as_a_large_one() -> None:
+    policy = Policy(default="static:///k.json#pii")
+    chooser, few = _chooser(policy), _chooser(replace(policy, batch_rows=1000))
+    small, large = 1 << 20, 1 << 40
+    most = chooser.choose(Location("raw/a.csv"), None).memory_bytes(large)
+    assert 200 << 20 < most < 400 << 20
+    for name in ("a.csv.gz", "a.json.zst", "a.arrow", "a.orc"):
+        assert chooser.choose(Location(f"raw/{name}"), None).memory_bytes(small) == most
+    text = chooser.choose(Location("raw/a.csv"), None)
+    assert 8 * small < text.memory_bytes(small) < most
+    assert few.choose(Location("raw/a.csv.gz"), None).memory_bytes(small) < most // 2
+    assert chooser.choose(Location("raw/a.parquet"), None).memory_bytes(large) < most
+
+
+def test_compressed_chunks_are_reckoned_with_the_row_groups_they_are_built_in() -> None:
+    policy = Policy(default="static:///k.json#pii", mode="chunks", chunk_bytes=1 << 20)
+    choosers = (_chooser(replace(policy, compression=each)) for each in ("none", "zstd"))
+    plain, built = (chooser.choose(Location("a"), None) for chooser in choosers)
+    assert built.memory_bytes(1 << 40) - plain.memory_bytes(1 << 40) == 128 << 20
+    assert built.memory_bytes(1000) == plain.memory_bytes(1000) + 1000
 
 
 def test_files_in_chunks_share_a_kind_whatever_they_are_called() -> None:

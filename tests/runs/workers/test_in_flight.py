@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 import threading
 from dataclasses import replace
 
@@ -16,7 +18,8 @@ from pipecrypt.runs.run import run
 from pipecrypt.runs.spec.options import MAX_FILES_IN_FLIGHT, RunOptions
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
-from pipecrypt.runs.workers import limits
+from pipecrypt.runs.task import Task
+from pipecrypt.runs.workers import executor, limits
 from pipecrypt.runs.workers.limits import FlightLimits, flight_limits, needs_no_workers
 from pipecrypt.store.location import Location
 from tests.runs.conftest import NAMES, World
@@ -113,6 +116,19 @@ def test_files_and_their_memory_bound_what_is_at_work(world: World) -> None:
     assert FlightLimits(files=10, memory_bytes=1 << 30).allow(large, [large] * 3)
 
 
+def test_of_compressed_rows_only_as_many_are_at_work_as_fit(world: World) -> None:
+    shutil.rmtree(world.raw)
+    world.raw.mkdir()
+    for name in ("a.csv.gz", "b.csv.gz", "c.csv"):
+        (world.raw / name).write_bytes(gzip.compress(b"id,email\n1,x\n") if name.endswith("gz") else b"id,email\n1,x\n")
+    first, second, plain = _plan(world).tasks
+    tight = FlightLimits(files=16, memory_bytes=100 << 20)
+    assert tight.allow(first, [])
+    assert not tight.allow(second, [first])
+    assert tight.allow(plain, [plain])
+    assert FlightLimits(files=16, memory_bytes=1 << 30).allow(second, [first])
+
+
 @pytest.mark.parametrize(
     "options", [{"files_in_flight": 0}, {"files_in_flight": MAX_FILES_IN_FLIGHT + 1}, {"memory_bytes": 0}]
 )
@@ -182,6 +198,31 @@ def test_the_first_failure_ends_all_and_removes_what_was_begun(
     assert world.leftovers() == []
     published = {event.parts[0].path for event in told if isinstance(event, FileDone)}
     assert published <= set(NAMES)
+
+
+def test_what_was_published_while_another_file_failed_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    published, failed = threading.Barrier(len(NAMES)), threading.Event()
+    real = executor.run_task
+
+    def run_task(task: Task, *arguments: object) -> FileDone:
+        if task.path == NAMES[-1]:
+            published.wait(_SECONDS)
+            threading.Timer(0.2, failed.set).start()  # when the failure was told
+            raise ContentError("broken")
+        done = real(task, *arguments)  # type: ignore[arg-type]
+        published.wait(_SECONDS)
+        assert failed.wait(_SECONDS)
+        return done
+
+    monkeypatch.setattr(executor, "run_task", run_task)
+    told: list[Event] = []
+    spec = _spec(world, files_in_flight=3, keeps_journal=True)
+    with pytest.raises(ContentError, match="broken"):
+        run(spec, credentials=world.credentials, on_event=told.append)
+    assert {event.parts[0].path for event in told if isinstance(event, FileDone)} == set(NAMES[:-1])
+    monkeypatch.undo()
+    resumed = run(replace(spec, run=replace(spec.run, resumes=True)), credentials=world.credentials)
+    assert [part.path for part in resumed.parts] == [NAMES[-1]]
 
 
 def test_a_stop_ends_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipecrypt.errors import InterruptedRunError, WorkerError
+from pipecrypt.errors import FormatError, InterruptedRunError, PipecryptError, WorkerError
 from pipecrypt.runs.files import decrypt
 from pipecrypt.runs.plan.plan import make_plan
 from pipecrypt.runs.report.events import BytesDone
@@ -332,6 +333,44 @@ def test_several_files_at_once_are_all_published(world: World, start: Start, sev
     output, _ = start(2, 0.0).communicate(timeout=60)
     assert output == "done 4\n"
     _reads_back(world)
+
+
+def test_a_worker_that_can_tell_nothing_ends_and_is_replaced(world: World, start: Start, several_at_once: None) -> None:
+    code = (
+        "def send(driver, message, real=local._Driver.send):\n"
+        "    if isinstance(message, Exception) or isinstance(getattr(message, 'event', None), local.FileDone):\n"
+        "        raise MemoryError\n"
+        "    real(driver, message)\n"
+        "local._Driver.send = send\n"
+    )
+    script = _with_start(world.root, code)
+    _take_turns(world, 1)
+    output, _ = start(2, 0.0, script).communicate(timeout=60)
+    *retried, done = output.splitlines()
+    assert done == "done 4"
+    assert retried
+    assert all(line.startswith("retried ") and "was told to stop" in line for line in retried)
+    _reads_back(world)
+
+
+class _OddError(FormatError):
+    """An error as a key service of others may raise it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="look there")
+        self.client = lambda: None
+
+
+class _NeedsMoreError(FormatError):
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(f"{message} {name}", hint="look there")
+
+
+@pytest.mark.parametrize("error", [_OddError("broken file"), _NeedsMoreError("broken", name="file")])
+def test_an_error_that_cannot_be_sent_is_told_as_the_one_of_ours_that_it_is(error: PipecryptError) -> None:
+    told = pickle.loads(pickle.dumps(local._portable(error)))  # noqa: S301 - made here
+    assert isinstance(told, FormatError)
+    assert (told.message, told.hint) == ("broken file", "look there")
 
 
 def test_a_worker_without_its_driver_stops_before_publishing(world: World) -> None:
