@@ -217,6 +217,21 @@ class Body:
             self.reserve(length)[:] = data
             self.commit(length)
 
+    def append(self, data: memoryview) -> None:
+        """Append bytes that stay as they are until what `flush` returns is done."""
+        if data:
+            self._end_part()
+            self._parts.append(data)
+            self.position += len(data)
+            self._unwritten += len(data)
+
+    def flush(self) -> Future[None]:
+        """Begin to write all that was appended so far; return what is done when it is written."""
+        self._flush()
+        if self._last_write is None:  # nothing was appended
+            self._last_write = self._writer.submit(lambda: None)
+        return self._last_write
+
     def copy(self, start: int, length: int) -> None:
         """Append a range of the input as it is."""
         if self._descriptor is not None:

@@ -23,7 +23,7 @@ from pipecrypt.parquet.wire.fields import (
     RowGroup,
 )
 from pipecrypt.parquet.wire.modules import MAX_ORDINALS
-from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_in_place, encoded_bytes
+from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_in_place, encoded_bytes, keep_encoded
 from pipecrypt.parquet.wire.thrift_read import COST_FACTOR, Allowance, open_encoded
 
 __all__ = [
@@ -241,6 +241,11 @@ class RowGroups:
         if self._is_large:
             self._structs[index - self._first] = encode_in_place(self.struct(index))
         del self._open[index]
+
+    def replace(self, index: int, encoded: bytes) -> None:
+        """End changing a row group that another process changed, and encoded."""
+        self._open.pop(index, None)
+        self._structs[index - self._first] = keep_encoded(encoded)
 
     def place_indexes(self, index: int, places: Iterable[tuple[int, int, int, int, int]]) -> None:
         """Write into a closed row group where indexes are: column, field and value of offset, likewise of length."""

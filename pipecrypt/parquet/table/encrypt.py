@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipecrypt.crypto.aead import MessageCipher, random_bytes
-from pipecrypt.crypto.digest import Digester, digest
-from pipecrypt.errors import FormatError, PipecryptError
+from pipecrypt.crypto.digest import Digester
+from pipecrypt.errors import FormatError
 from pipecrypt.parquet.carry.writing import Body, ignore_bytes
 from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys, leaf_columns
 from pipecrypt.parquet.footer.entries import (
@@ -26,30 +26,22 @@ from pipecrypt.parquet.footer.entries import (
     push_originals,
     seal_notes,
 )
-from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups, check_counts, locate_pages, row_count
+from pipecrypt.parquet.footer.row_groups import RowGroups, check_counts, row_count
 from pipecrypt.parquet.footer.segments import (
-    UNDECLARED_BYTES,
     Part,
-    Segment,
     Segments,
     chunk_parts,
     order_segments,
 )
 from pipecrypt.parquet.footer.stored import Algorithm, encode_sealed_footer, magic, read_plain_footer
-from pipecrypt.parquet.pages.headers import PageScan, check_invocations, check_page_count, most_modules
+from pipecrypt.parquet.pages.headers import check_invocations, check_page_count, most_modules
 from pipecrypt.parquet.pages.integrity import SegmentDigests
-from pipecrypt.parquet.pages.moves import (
-    ChunkMove,
-    relocate_chunk,
-    relocate_row_group,
-    seal_bloom_filter,
-)
-from pipecrypt.parquet.pages.sealing import PageSealer, sealed_bound
 from pipecrypt.parquet.policy import ClearNotes, EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.protocols import AppendSink, DataKeys
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.table.keys import WritingKeys
-from pipecrypt.parquet.table.walk import TableWalk, index_module
+from pipecrypt.parquet.table.sealing_walk import SealingWalk
+from pipecrypt.parquet.table.shared import FileLayout, FileStart, RowGroupHelpers, SharedWalk, may_share
 from pipecrypt.parquet.wire.fields import (
     BLOB_KEY,
     INTEGRITY_KEY,
@@ -59,7 +51,7 @@ from pipecrypt.parquet.wire.fields import (
     FileMetaData,
     RowGroup,
 )
-from pipecrypt.parquet.wire.modules import FileAAD, seal_module
+from pipecrypt.parquet.wire.modules import FileAAD
 from pipecrypt.parquet.wire.thrift import Struct, WireType, encode_in_place, encode_struct
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource, traits_of
@@ -76,6 +68,7 @@ def encrypt_file(
     *,
     keys: DataKeys,
     context: Context,
+    helpers: RowGroupHelpers | None = None,
     on_bytes: Callable[[int], None] = ignore_bytes,
 ) -> FileReport:
     """Write the encrypted form (AES_GCM_V1, 256-bit keys) of the plaintext Parquet file `source` to `sink`.
@@ -88,6 +81,7 @@ def encrypt_file(
         policy: which columns under which key.
         keys: makes data keys.
         context: dataset id and path; bound into AADs and commitments.
+        helpers: others who may seal row groups of it.
         on_bytes: told how many bytes of the input were done.
 
     Raises:
@@ -99,7 +93,7 @@ def encrypt_file(
         UnsupportedError: the input uses what cannot be encrypted.
     """
     with FileEncryption(sink, policy, keys=keys, context=context, on_bytes=on_bytes) as encryption:
-        encryption.append(source)
+        encryption.append(source, helpers)
         return encryption.finish()
 
 
@@ -170,8 +164,12 @@ class FileEncryption:
         """How large the file is so far, without its footer."""
         return self.body.position
 
-    def append(self, source: RangeSource) -> None:
+    def append(self, source: RangeSource, helpers: RowGroupHelpers | None = None) -> None:
         """Append the row groups of a plaintext Parquet file.
+
+        Args:
+            source: the file.
+            helpers: others who may seal row groups of it, where it is the only one.
 
         Raises:
             FormatError: malformed, or its schema is not that of the files before.
@@ -196,19 +194,39 @@ class FileEncryption:
             self._keys.footer()  # before all others: a key service that refuses is met before the first byte
             self.body.write(magic(self._policy.footer))
         originals = Originals(self._policy.data_keys, 0)
-        _Encryption(
+        self._carry(segments, row_groups, originals, helpers)
+        self.body.close_input()
+        self._keys.end_batches()
+        if not self._policy.uniform and self._policy.data_keys is KeyScope.BATCH:
+            self._modules_by_key.clear()
+        self._add_row_groups(footer, source, originals)
+
+    def _carry(
+        self, segments: Segments, row_groups: RowGroups, originals: Originals, helpers: RowGroupHelpers | None
+    ) -> None:
+        layout = None if helpers is None else FileLayout.of(segments)
+        if helpers is None or layout is None or not may_share(layout, self._keys, self._policy, len(row_groups.leaves)):
+            walk = SealingWalk(
+                self.body,
+                row_groups,
+                keys=self._keys,
+                aad=self._aad,
+                digests=self._digests,
+                originals=originals,
+            )
+            walk.run(segments)
+            return
+        shared = SharedWalk(
             self.body,
             row_groups,
             keys=self._keys,
             aad=self._aad,
             digests=self._digests,
             originals=originals,
-        ).run(segments)
-        self.body.close_input()
-        self._keys.end_batches()
-        if not self._policy.uniform and self._policy.data_keys is KeyScope.BATCH:
-            self._modules_by_key.clear()
-        self._add_row_groups(footer, source, originals)
+            layout=layout,
+            helpers=helpers,
+        )
+        shared.run_shared(segments, FileStart(self._algorithm.aad_prefix, self._algorithm.file_unique))
 
     def _add_row_groups(self, footer: Struct, source: RangeSource, originals: Originals) -> None:
         """Add the row groups of a file, which are written, to the footer."""
@@ -294,109 +312,6 @@ class FileEncryption:
         if self._digests is not None:
             self._digests.expect(filter(lambda each: not self._keys.is_sealed(each.column), segments))
         return segments
-
-
-class _Encryption(TableWalk):
-    """Seals what the policy encrypts, of one of the files that become one."""
-
-    def __init__(
-        self,
-        body: Body,
-        row_groups: RowGroups,
-        *,
-        keys: WritingKeys,
-        aad: FileAAD,
-        digests: SegmentDigests | None,
-        originals: Originals,
-    ) -> None:
-        super().__init__(body, row_groups)
-        self._keys = keys
-        self._aad = aad
-        self._digests = digests
-        self._originals = originals
-        self._begun = -1
-
-    def _is_sealed(self, segment: Segment) -> bool:
-        return self._keys.is_sealed(segment.column)
-
-    def _open(self, row_group: int) -> list[Chunk]:
-        chunks = self._row_groups.chunks(row_group)
-        if row_group != self._begun:
-            # All of a batch's keys one after the other: twice as fast as each between the pages of two chunks.
-            self._begun = row_group
-            self._keys.make(chunks)
-        return chunks
-
-    def _carry_pages(self, segment: Segment, chunk: Chunk) -> ChunkMove:
-        scan, new_start, body = _scan(segment, chunk), self._body.position, self._body
-        sealer = PageSealer(self._keys.cipher(chunk), self._aad.pages(*chunk.ordinals))
-        while not scan.is_done:
-            window = body.read_some(segment.start + scan.position, scan.needed_bytes, scan.room_bytes)
-            pages = scan.scan(window)
-            if pages:
-                body.commit(sealer.seal(window, pages, body.reserve(sealed_bound(pages))))
-                body.done(pages[-1].end)
-        return ChunkMove(segment.start, new_start, sealer.bounds)
-
-    def _copied_bytes(self, segment: Segment, chunk: Chunk) -> int:
-        length = declared_bytes = locate_pages(chunk).declared_bytes
-        if segment.room_bytes == length:
-            self._body.copy(segment.start, length)
-        else:
-            length = self._copy_before_gap(segment, chunk, length)
-        if self._digests is not None and length != declared_bytes:
-            self._digests.lengthen(*chunk.ordinals, length)
-        return length
-
-    def _copy_before_gap(self, segment: Segment, chunk: Chunk, declared_bytes: int) -> int:
-        """Copy a chunk whose last page may reach into the gap behind its declared end; return its true length."""
-        scan, copied = _scan(segment, chunk), 0
-        while not scan.is_done:
-            window = self._body.read_some(segment.start + copied, scan.needed_bytes, scan.room_bytes)
-            try:
-                scan.scan(window)
-            except PipecryptError:
-                end = declared_bytes  # what cannot be walked is copied as declared, as every reader would read it
-                break
-            walked = min(scan.position, declared_bytes)
-            self._body.write(window[: walked - copied])
-            self._body.done(walked - copied)
-            copied = walked
-        else:
-            end = scan.position
-        self._body.copy(segment.start + copied, end - copied)
-        return end
-
-    def _relocate(self, chunk: Chunk, move: ChunkMove) -> None:
-        self._keys.count(chunk.column, move.bounds.old[-1])
-        relocate_chunk(chunk, move, self._originals)
-
-    def _bloom_filter(self, segment: Segment, chunk: Chunk) -> tuple[int, bytes]:
-        length = self._plain_bloom_bytes(segment, chunk)
-        data = self._body.read(segment.start, length)
-        return length, seal_bloom_filter(data, self._keys.cipher(chunk), self._aad, chunk)
-
-    def _index_to_write(self, segment: Segment, data: bytes) -> bytes:
-        place = (segment.row_group, segment.column)
-        if self._keys.is_sealed(segment.column):
-            # The row group is closed by now, unless the index lies before its pages.
-            cipher = self._keys.cipher_at(*place) or self._keys.cipher(self._row_groups.chunks(place[0])[place[1]])
-            return seal_module(cipher, data, self._aad.module(index_module(segment), *place))
-        if self._digests is not None:
-            self._digests.put(segment.place, digest(data, self._digests.algorithm))
-        return data
-
-    def _finish(self, row_group: int, moves: list[ChunkMove]) -> None:
-        relocate_row_group(row_group, self._row_groups.struct(row_group), moves, self._originals)
-        for chunk in self._row_groups.chunks(row_group):
-            if self._keys.is_sealed(chunk.column):
-                self._keys.seal_metadata(chunk)
-
-
-def _scan(segment: Segment, chunk: Chunk) -> PageScan:
-    place = locate_pages(chunk)
-    room = min(segment.room_bytes, place.declared_bytes + UNDECLARED_BYTES)
-    return PageScan(place.declared_bytes, place.num_values, room_bytes=room, what=chunk.what)
 
 
 def _check_entries(footer: Struct) -> None:

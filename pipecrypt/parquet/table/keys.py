@@ -170,9 +170,21 @@ class WritingKeys:
             b"%b%b%b%b%b" % (_COLUMN_KEY, path, _KEY_METADATA, encode_varint(len(key_metadata)), key_metadata + _ENDS)
         )
 
+    def take_made(self) -> int:
+        """Return how many keys were made since the last time."""
+        made, self.made = self.made, 0
+        return made
+
     def end_batches(self) -> None:
         """Wipe the keys of all batches so far: nothing more is encrypted under them."""
-        for place in [place for place in self._columns if place[1] is not None]:
+        self._end([place for place in self._columns if place[1] is not None])
+
+    def end_batch(self, row_group: int) -> None:
+        """Wipe the keys of one batch."""
+        self._end([place for place in self._columns if place[1] == row_group])
+
+    def _end(self, places: Iterable[_KeyPlace]) -> None:
+        for place in places:
             self._columns.pop(place)[0].wipe()
             self._ciphers.pop(place, None)
 

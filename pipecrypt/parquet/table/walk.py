@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
+from collections.abc import Iterable
 
 from pipecrypt.parquet.carry.writing import Body
 from pipecrypt.parquet.footer.row_groups import Chunk, RowGroups
@@ -41,28 +42,38 @@ class TableWalk(ABC):
         self._body = body
         self._row_groups = row_groups
         self._moves: dict[tuple[int, int], ChunkMove] = {}
+        # How many segments still change the metadata of a row group's chunks; indexes change only entries.
+        self._due: Counter[int] = Counter()
         # By row group: kind, column, offset and length of each index. Indexes come last, when row groups are closed.
         self._indexes: dict[int, array[int]] = {}
 
     def run(self, segments: Segments) -> None:
         """Carry all segments."""
-        # How many segments still change the metadata of a row group's chunks; indexes change only entries.
-        due = Counter(segment.row_group for segment in segments if not segment.is_index)
-        for index in self._row_groups.ordinals:
-            if not due[index]:
-                self._close(index)
+        self._begin(segments)
         # What the system copies is not looked at; indexes, and the parts of columns that are encrypted, are.
         self._body.read_ahead(
             read_windows(filter(self._is_looked_at, segments) if self._body.copies_files else segments)
         )
         for segment in segments.drain():
-            if segment.is_index:
-                self._carry_index(segment)
-                continue
-            self._carry(segment, self._open(segment.row_group)[segment.column])
-            due[segment.row_group] -= 1
-            if not due[segment.row_group]:
-                self._close(segment.row_group)
+            self._carry_next(segment)
+        self._place_indexes()
+
+    def _begin(self, segments: Iterable[Segment]) -> None:
+        self._due.update(segment.row_group for segment in segments if not segment.is_index)
+        for index in self._row_groups.ordinals:
+            if not self._due[index]:
+                self._close(index)
+
+    def _carry_next(self, segment: Segment) -> None:
+        if segment.is_index:
+            self._carry_index(segment)
+            return
+        self._carry(segment, self._open(segment.row_group)[segment.column])
+        self._due[segment.row_group] -= 1
+        if not self._due[segment.row_group]:
+            self._close(segment.row_group)
+
+    def _place_indexes(self) -> None:
         for index, numbers in self._indexes.items():
             self._row_groups.place_indexes(index, map(_index_place, *(numbers[at::4] for at in range(4))))
 
@@ -142,18 +153,26 @@ class TableWalk(ABC):
         return bloom_filter_bytes(start, segment.room_bytes, chunk)[1]
 
     def _carry_index(self, segment: Segment) -> None:
-        place, length = (segment.row_group, segment.column), segment.declared_bytes or 0
-        data = self._read_index(segment, bytes(self._body.read(segment.start, length)))
+        length = segment.declared_bytes or 0
+        data = self._new_index(segment, bytes(self._body.read(segment.start, length)))
+        if segment.is_offset_index and not self._row_groups.is_open(segment.row_group):
+            self._moves.pop((segment.row_group, segment.column), None)  # nothing asks again
+        self._write_index(segment, data)
+
+    def _new_index(self, segment: Segment, data: bytes) -> bytes:
+        """Return what becomes of an index, as it was read."""
+        place = (segment.row_group, segment.column)
+        data = self._read_index(segment, data)
         move = self._moves.get(place)
         if segment.is_offset_index and move is not None and not (move.is_copy and move.old_start == move.new_start):
             data = move_offset_index(data, move, lambda: self._row_groups.what(*place))
-        data = self._index_to_write(segment, data)
-        if segment.is_offset_index and not self._row_groups.is_open(segment.row_group):
-            self._moves.pop(place, None)  # nothing asks again
+        return self._index_to_write(segment, data)
+
+    def _write_index(self, segment: Segment, data: bytes) -> None:
         numbers = self._indexes.setdefault(segment.row_group, array("q"))
         numbers.extend((segment.kind, segment.column, self._body.position, len(data)))
         self._body.write(data)
-        self._body.done(length)
+        self._body.done(segment.declared_bytes or 0)
 
     def _close(self, index: int) -> None:
         chunks = self._open(index)
