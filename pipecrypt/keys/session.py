@@ -426,6 +426,10 @@ class FileKeys:
         """The texts of "keyEncryptionKeyID" under which the new data keys of this file were wrapped, sorted."""
         return tuple(sorted(self._kek_ids))
 
+    def add_kek_ids(self, kek_ids: Iterable[str]) -> None:
+        """Note KEKs of other sessions, under which data keys of this file were wrapped."""
+        self._kek_ids.update(kek_ids)
+
     def master_key_id(self, key_reference: str | KeyReference) -> str:
         """Return what data files store of a master key; see `KeySession.master_key_id`."""
         return self._session.master_key_id(key_reference)

@@ -25,6 +25,13 @@ from pipecrypt.parquet.protocols import AppendSink, DataKeys, PageCodec
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.parquet.table.decrypt import decrypt_table
 from pipecrypt.parquet.table.encrypt import FileEncryption, check_policy, encrypt_file
+from pipecrypt.parquet.table.shared import (
+    FileStart,
+    PlacedRowGroup,
+    RowGroupHelpers,
+    RowGroupSealer,
+    SealedRowGroup,
+)
 from pipecrypt.parquet.table.slice import row_group_sizes, slice_row_groups
 from pipecrypt.parquet.table.view import ChunkCache, TableView
 from pipecrypt.parquet.table.view_layout import MissingKeys
@@ -39,8 +46,13 @@ __all__ = [
     "BlobView",
     "ChunkCache",
     "FileEncryption",
+    "FileStart",
     "Gatherer",
     "MissingKeys",
+    "PlacedRowGroup",
+    "RowGroupHelpers",
+    "RowGroupSealer",
+    "SealedRowGroup",
     "TableView",
     "check_block_bytes",
     "check_first_page",

@@ -36,7 +36,7 @@ from pipecrypt.runs.journal.past_runs import RunHistory, put_in_place
 from pipecrypt.runs.journal.sink_locking import locked_sink
 from pipecrypt.runs.output import Target, is_of_dataset, open_signers, unnumbered
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, superseded_by, what_goes, written_by
-from pipecrypt.runs.plan.plan import Plan
+from pipecrypt.runs.plan.plan import Plan, workers_and_helpers
 from pipecrypt.runs.plan.unlisted import PlannedColumns
 from pipecrypt.runs.report.events import FileDone, Part, Summary
 from pipecrypt.runs.report.run_id import is_run_id, new_run_id
@@ -502,8 +502,9 @@ def _writing_plan(
         )
         for task in to_do
     )
-    workers = max(1, min(plan.workers, len(tasks)))
-    return replace(plan, tasks=tasks, keys=replace(plan.keys, dataset_id=header.dataset_id), workers=workers)
+    workers, helpers = workers_and_helpers(tasks, plan.workers + plan.helpers, plan.options)
+    keys = replace(plan.keys, dataset_id=header.dataset_id)
+    return replace(plan, tasks=tasks, keys=keys, workers=workers, helpers=helpers)
 
 
 def _with_task(file: SignableFile, task_id: str) -> SignableFile:

@@ -222,6 +222,10 @@ class SignableOutput:
         self.sink: AppendSink = publication if self._digesting is None else self._digesting
         self.keys: DataKeys = session if self._digesting is None else self._recording
 
+    def add_kek_ids(self, kek_ids: Iterable[str]) -> None:
+        """Note KEKs under which other processes wrapped data keys of the file."""
+        self._recording.add_kek_ids(kek_ids)
+
     def note(self, path: str, report: FileReport) -> tuple[SignableFile, ...]:
         """Return what a signature will say about the file, which is complete; nothing where nothing is signed.
 

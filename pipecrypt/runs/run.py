@@ -20,6 +20,7 @@ from pipecrypt.dataset.statement.paths import attempts_path
 from pipecrypt.errors import PipecryptError, SinkNotEmptyError
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.keys.grants import Grant
+from pipecrypt.keys.session import KeySession
 from pipecrypt.runs.directory_run import DirectoryRun, open_directory_run
 from pipecrypt.runs.journal.sink_locking import check_unlocked
 from pipecrypt.runs.output import open_signers, store_grants
@@ -31,6 +32,7 @@ from pipecrypt.runs.report.report import RunCollector, store_report
 from pipecrypt.runs.report.run_id import current_run_id, new_run_id, running
 from pipecrypt.runs.spec.spec import EncryptSpec, Spec
 from pipecrypt.runs.workers.executor import OnEvent, run_here
+from pipecrypt.runs.workers.helpers import run_with_helpers
 from pipecrypt.runs.workers.limits import flight_limits, needs_no_workers
 from pipecrypt.runs.workers.local import WorkerSetup, run_in_processes
 from pipecrypt.runs.workers.remote import MapTasks, RemoteSetup, run_mapped
@@ -261,6 +263,8 @@ def run_tasks(
     # though a service may be asked what an alias stands for; what a person types is remembered for the workers.
     with plan.keys.open(credentials) as session:
         on_ready()
+        if plan.helpers and not is_mapped:
+            return _run_with_helpers(plan, credentials, on_event, session, interruption)
         if plan.workers == 1 and not plan.is_on_cluster and not is_mapped:
             return run_here(plan.tasks, on_event, session, interruption, flight_limits(plan))
     options = plan.options
@@ -281,6 +285,21 @@ def run_tasks(
         )
     setup = WorkerSetup(os.getcwd(), plan.keys, credentials, limits=flight_limits(plan))
     return run_in_processes(plan.tasks, on_event, setup, workers=plan.workers, attempts=options.attempts)
+
+
+def _run_with_helpers(
+    plan: Plan, credentials: Credentials, on_event: OnEvent, session: KeySession, interruption: Interruption
+) -> list[Part]:
+    return run_with_helpers(
+        plan.tasks,
+        on_event,
+        session,
+        interruption,
+        setup=WorkerSetup(os.getcwd(), plan.keys, credentials),
+        helpers=plan.helpers,
+        memory_bytes=flight_limits(plan).memory_bytes // (plan.helpers + 1),
+        attempts=plan.options.attempts,
+    )
 
 
 def _remote_setup(plan: Plan) -> RemoteSetup:

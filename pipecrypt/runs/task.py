@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Final, Protocol, TypeAlias
 
 from pipecrypt.crypto.digest import digest
 from pipecrypt.errors import OutOfMemoryError, StorageError
-from pipecrypt.keys.session import KeySession
+from pipecrypt.keys.session import FileKeys, KeySession
+from pipecrypt.parquet.files import FileStart, RowGroupHelpers, RowGroupSealer
 from pipecrypt.parquet.footer.columns import LeafColumn, choose_keys
 from pipecrypt.parquet.footer.row_groups import RowGroups
 from pipecrypt.parquet.footer.stored import read_plain_footer
@@ -32,6 +34,7 @@ __all__ = [
     "OutputWriter",
     "SourceShape",
     "Task",
+    "TaskHelpers",
     "chosen_columns",
     "file_done",
     "run_task",
@@ -145,6 +148,18 @@ class Kind(Protocol):
     ) -> FileDone:
         """Do it; as `run_task`, which adds what holds for all kinds."""
 
+    def may_be_shared(self, task: Task) -> bool:
+        """Return whether other processes of this machine may help, and it is large enough for that."""
+        return False
+
+    def carry_out_shared(self, task: Task, session: KeySession, on_bytes: OnBytes, helpers: TaskHelpers) -> FileDone:
+        """Do what may be shared; as `carry_out`."""
+        raise AssertionError("this kind is done by one process")
+
+    def open_sealer(self, task: Task, keys: FileKeys, start: FileStart) -> AbstractContextManager[RowGroupSealer]:
+        """Return what seals row groups of a source whose output another process writes."""
+        raise AssertionError("this kind is done by one process")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -197,8 +212,24 @@ class Task:
         return self.with_target(replace(self.target, is_repeated=True, is_free=False))
 
 
+class TaskHelpers(RowGroupHelpers, Protocol):
+    """Other processes that help with one task."""
+
+    @property
+    def kek_ids(self) -> Collection[str]:
+        """Of the KEKs that they used for the file."""
+
+    def added_to(self, done: FileDone) -> FileDone:
+        """Return the record of the task with what they did with keys."""
+
+
 def run_task(
-    task: Task, session: KeySession, on_bytes: OnBytes, *, before_publishing: BeforePublishing = None
+    task: Task,
+    session: KeySession,
+    on_bytes: OnBytes,
+    *,
+    before_publishing: BeforePublishing = None,
+    helpers: TaskHelpers | None = None,
 ) -> FileDone:
     """Carry out a task and return the records of all files that it published.
 
@@ -208,6 +239,7 @@ def run_task(
         on_bytes: told how many bytes of the input were done; the last call comes just before publishing and brings
             the sum to the input's size, or to the task's share of it. It may raise, to stop: then nothing is published.
         before_publishing: called once, just before the first file appears. It may raise likewise.
+        helpers: other processes that help, where that may be shared.
 
     Raises:
         OutOfMemoryError: memory ran out.
@@ -215,6 +247,8 @@ def run_task(
             publishing failed after the first of several outputs.
     """
     try:
+        if helpers is not None:
+            return helpers.added_to(task.kind.carry_out_shared(task, session, on_bytes, helpers))
         return task.kind.carry_out(task, session, on_bytes, before_publishing)
     except MemoryError as error:
         raise OutOfMemoryError(f"memory ran out at {task.source.location.display}") from error

@@ -6,28 +6,41 @@ run that plans the same file has the same tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate, groupby
 from typing import Final
 
 from pipecrypt.dataset.listing import CHUNKS_SUFFIX
 from pipecrypt.errors import AlreadyEncryptedError, ContentError, UsageError
-from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import encrypt_file, row_group_sizes, slice_row_groups
-from pipecrypt.parquet.policy import EncryptionPolicy
+from pipecrypt.keys.session import FileKeys, KeySession
+from pipecrypt.parquet.files import FileStart, RowGroupSealer, encrypt_file, row_group_sizes, slice_row_groups
+from pipecrypt.parquet.policy import EncryptionPolicy, KeyScope
 from pipecrypt.parquet.report import FileReport
 from pipecrypt.runs.output import SignableOutput
 from pipecrypt.runs.report.events import FileDone, StageClock
-from pipecrypt.runs.task import BeforePublishing, Kind, OnBytes, SourceShape, Task, chosen_columns, write_one_file
+from pipecrypt.runs.task import (
+    BeforePublishing,
+    Kind,
+    OnBytes,
+    SourceShape,
+    Task,
+    TaskHelpers,
+    chosen_columns,
+    write_one_file,
+)
 from pipecrypt.store.location import PARQUET_SUFFIXES
-from pipecrypt.store.open import open_range_source
+from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import SourceFile
 from pipecrypt.vocabulary.context import Context
 from pipecrypt.vocabulary.ranges import RangeSource
+from pipecrypt.vocabulary.shared_memory import can_share_memory
 
-__all__ = ["Encryption", "share_out", "table_path"]
+__all__ = ["LEAST_SHARED_BYTES", "Encryption", "share_out", "table_path"]
 
+LEAST_SHARED_BYTES: Final = 256 << 20  # a smaller one is done before other processes have started
 # Names of outputs have so many numbers of equal length, which keep them in order.
 _MOST_SHARES: Final = 100_000
 
@@ -77,13 +90,64 @@ class Encryption(Kind):
         """Encrypt the file, or this task's row groups of it."""
         return write_one_file(task, session, on_bytes, before_publishing, self._encrypt)
 
-    def _encrypt(self, task: Task, output: SignableOutput, clock: StageClock, on_bytes: OnBytes) -> FileReport:
-        context = Context(task.target.dataset_id or "", task.path)
+    def may_be_shared(self, task: Task) -> bool:
+        """Return whether it is a large local file of which each row group has keys of its own."""
+        places = (task.source.location, task.sink)
+        return (
+            can_share_memory()
+            and self.row_groups is None
+            and task.source.size_bytes >= LEAST_SHARED_BYTES
+            and self.policy.data_keys is KeyScope.BATCH
+            and not self.policy.uniform
+            and not any(place.is_standard_stream or open_store(place).is_remote for place in places)
+        )
+
+    def carry_out_shared(self, task: Task, session: KeySession, on_bytes: OnBytes, helpers: TaskHelpers) -> FileDone:
+        """Encrypt the file; others seal row groups of it."""
+        return write_one_file(task, session, on_bytes, None, partial(self._encrypt, helpers=helpers))
+
+    @contextmanager
+    def open_sealer(self, task: Task, keys: FileKeys, start: FileStart) -> Iterator[RowGroupSealer]:
+        """Open the source, and seal row groups of it for who writes the file."""
+        with (
+            open_range_source(task.source) as file,
+            RowGroupSealer(file, self.policy, start, keys=keys, context=_context(task)) as sealer,
+        ):
+            yield sealer
+
+    def _encrypt(
+        self,
+        task: Task,
+        output: SignableOutput,
+        clock: StageClock,
+        on_bytes: OnBytes,
+        *,
+        helpers: TaskHelpers | None = None,
+    ) -> FileReport:
+        def on_bytes_too(count: int) -> None:
+            if helpers is not None:
+                helpers.poll()  # often enough that nobody waits for long
+            on_bytes(count)
+
         # A share of a file reads a part of it only.
         with open_range_source(task.source, reads_all=self.row_groups is None) as file:
             source: RangeSource = file if self.row_groups is None else slice_row_groups(file, self.row_groups)
             clock.opened()
-            return encrypt_file(source, output.sink, self.policy, keys=output.keys, context=context, on_bytes=on_bytes)
+            report = encrypt_file(
+                source,
+                output.sink,
+                self.policy,
+                keys=output.keys,
+                context=_context(task),
+                helpers=helpers,
+                on_bytes=on_bytes_too,
+            )
+            output.add_kek_ids(() if helpers is None else helpers.kek_ids)
+            return report
+
+
+def _context(task: Task) -> Context:
+    return Context(task.target.dataset_id or "", task.path)
 
 
 def table_path(relative_path: str, path: str) -> str:

@@ -55,6 +55,7 @@ class Plan:
         tasks: one for each output file, in the order of their paths.
         keys: all that the run may use.
         workers: processes that work at once; 1 for none but this one.
+        helpers: processes that help this one with each of its files, where it works alone.
         sink: where the outputs go.
         is_single_file: whether `sink` names the one output itself, not the directory of all.
         options: how the run goes about it.
@@ -69,6 +70,7 @@ class Plan:
     is_single_file: bool
     options: RunOptions = field(default_factory=RunOptions)
     lock: HeldLease | None = None
+    helpers: int = 0
 
     @property
     def dataset_id(self) -> str | None:
@@ -124,15 +126,31 @@ def make_plan(spec: Spec) -> Plan:
     check_outputs(spec, [source for source, _ in sources], tasks, is_single_file=is_single_file)
     # What lives in this process's memory cannot be reached from another one.
     is_alone = spec.source.is_in_this_process or spec.sink.is_in_this_process
+    workers, helpers = workers_and_helpers(tasks, 1 if is_alone else spec.workers, spec.run)
     return Plan(
         operation=spec.operation,
         tasks=tasks,
         keys=RunKeys(spec.key_references, dataset_id, spec.also),
-        workers=1 if is_alone else min(spec.workers, len(tasks)),
+        workers=workers,
+        helpers=helpers,
         sink=spec.sink,
         is_single_file=is_single_file,
         options=spec.run,
     )
+
+
+def workers_and_helpers(tasks: Sequence[Task], wanted: int, options: RunOptions) -> tuple[int, int]:
+    """Return how many processes do tasks of their own, and how many help one that does all.
+
+    Args:
+        tasks: what is to be done.
+        wanted: how many processes may be at work.
+        options: how the run goes about it.
+    """
+    is_here = options.executor is ExecutorKind.LOCAL and (options.files_in_flight or 1) == 1
+    if is_here and 0 < len(tasks) < wanted and all(task.kind.may_be_shared(task) for task in tasks):
+        return 1, wanted - 1
+    return max(1, min(wanted, len(tasks))), 0
 
 
 def find_sources(spec: Spec) -> tuple[list[tuple[SourceFile, Kind]], bool]:

@@ -37,7 +37,7 @@ from pipecrypt.runs.journal.block import unchecked_seal
 from pipecrypt.runs.journal.past_runs import RunHistory
 from pipecrypt.runs.journal.sink_locking import check_unlocked
 from pipecrypt.runs.plan.decision import Decision, decide, find_conflicts, what_goes
-from pipecrypt.runs.plan.plan import Plan, find_sources, make_plan
+from pipecrypt.runs.plan.plan import Plan, find_sources, make_plan, workers_and_helpers
 from pipecrypt.runs.plan.unlisted import ColumnsSeen, PlannedColumns, read_shape, read_shapes
 from pipecrypt.runs.spec.policy import Policy
 from pipecrypt.runs.spec.spec import EncryptSpec
@@ -305,7 +305,7 @@ def report_plan(spec: EncryptSpec, credentials: Credentials | None = None) -> Pl
     if totals.misfit is not None and totals.misfits == len(to_do):
         raise totals.misfit  # as the run's first task would
     conflicts = (*sink.conflicts, *_unlisted(spec, plan, sink, totals.seen))
-    workers = max(1, min(spec.workers, len(to_do)))
+    workers = sum(workers_and_helpers(to_do, spec.workers, spec.run))
     signing = spec.policy.signing
     return PlanReport(
         sink=spec.sink.display,

@@ -38,6 +38,7 @@ from pipecrypt.runs.report.run_id import current_run_id, running
 from pipecrypt.runs.task import OnBytes, Task, run_task
 from pipecrypt.runs.workers.executor import OnEvent, TaskLedger, TaskThreads
 from pipecrypt.runs.workers.limits import FlightLimits
+from pipecrypt.runs.workers.sealing import HelpRequest, Rooms, help_with
 from pipecrypt.store.open import open_store
 from pipecrypt.vocabulary.once import mark_given, warnings_given
 
@@ -45,7 +46,10 @@ __all__ = [
     "BLOCKED_WHILE_STARTING",
     "STOPPED_EXIT_CODE",
     "Message",
+    "WorkerProcess",
     "WorkerSetup",
+    "describe_exit",
+    "end_workers",
     "run_in_processes",
     "work",
 ]
@@ -169,8 +173,12 @@ def _serve(connection: Connection, setup: WorkerSetup) -> None:
 
 def _carry_out_all(driver: _Driver, session: KeySession, files: int) -> None:
     if files == 1:  # in the main thread, which a stop interrupts wherever it is
-        while (task := driver.receive()) is not None:
-            _carry_out(driver, task, session)
+        rooms: Rooms | None = None
+        while (order := driver.receive()) is not None:
+            if isinstance(order, HelpRequest):
+                rooms = driver.help(order, session, rooms)
+            else:
+                _carry_out(driver, order, session)
         return
 
     def carry_out(task: Task) -> None:
@@ -185,6 +193,8 @@ def _carry_out_all(driver: _Driver, session: KeySession, files: int) -> None:
 
     with TaskThreads(files, carry_out) as threads:
         while (task := driver.receive()) is not None:
+            if isinstance(task, HelpRequest):
+                raise AssertionError("only a process that does one thing at once is asked to help")
             threads.begin(task)
 
 
@@ -228,13 +238,19 @@ class _Driver:
         except OSError as error:
             raise _StopError from error
 
-    def receive(self) -> Task | None:
+    def receive(self) -> Task | HelpRequest | None:
         _check_not_stopped()
         try:
-            task: Task | None = self._connection.recv()
+            order: Task | HelpRequest | None = self._connection.recv()
         except (EOFError, OSError):
             return None
-        return task
+        return order
+
+    def help(self, request: HelpRequest, session: KeySession, rooms: Rooms | None) -> Rooms | None:
+        try:
+            return help_with(request, self._connection, session, rooms, _portable)
+        except (EOFError, ConnectionError) as error:  # the driver is gone
+            raise _StopError from error
 
 
 def _portable(error: Exception) -> Exception:
@@ -284,7 +300,7 @@ class _Workers:
         self._waiting = deque(ledger.tasks.values())
         self._idle_deaths_left = attempts
         self._wanted = 0
-        self._workers: list[_Worker] = []
+        self._workers: list[WorkerProcess] = []
 
     def __enter__(self) -> Self:
         return self
@@ -292,17 +308,13 @@ class _Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            for worker in self._workers:
-                worker.connection.close()  # an idle worker ends when its pipe does
-            self._join(_EXIT_SECONDS)
-        self._stop()
+        end_workers(self._workers, is_gentle=error is None)
 
     def start(self, count: int) -> None:
         """Start so many, and keep their number."""
         self._wanted = count
         while len(self._workers) < self._wanted:
-            self._workers.append(_Worker(self._setup))
+            self._workers.append(WorkerProcess(self._setup))
 
     def finish(self) -> list[Part]:
         """Carry out all tasks."""
@@ -320,7 +332,7 @@ class _Workers:
                 self._go_on(worker, message)
         return self._ledger.parts()
 
-    def _go_on(self, worker: _Worker, message: TaskEvent | None) -> None:
+    def _go_on(self, worker: WorkerProcess, message: TaskEvent | None) -> None:
         event = None
         if message is not None:
             task_id, event = message
@@ -333,7 +345,7 @@ class _Workers:
         if event is not None:
             self._on_event(event)
 
-    def _feed(self, worker: _Worker) -> None:
+    def _feed(self, worker: WorkerProcess) -> None:
         """Give a worker tasks, of few no more than the others get."""
         unfinished = len(self._waiting) + sum(len(each.tasks) for each in self._workers)
         share = -(-unfinished // self._wanted)
@@ -342,9 +354,9 @@ class _Workers:
                 return
             worker.begin(self._waiting.popleft())
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: WorkerProcess) -> None:
         code = worker.exit_code()
-        how = _describe_exit(code)
+        how = describe_exit(code)
         if not worker.is_ready and (code is None or code >= 0):  # nobody killed it: it would do the same again
             hint = "see its message above; a script that starts workers needs `if __name__ == '__main__':`"
             raise WorkerError(f"a worker process {how} while it started", hint=hint)
@@ -365,21 +377,32 @@ class _Workers:
             if each.is_ready:
                 self._feed(each)
 
-    def _join(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        for worker in self._workers:
-            worker.process.join(max(deadline - time.monotonic(), 0))
 
-    def _stop(self) -> None:
-        """Stop what still runs, by force if need be, and remove what that leaves."""
-        for worker in self._workers:
-            worker.process.terminate()
-        self._join(_STOP_SECONDS)
-        for worker in self._workers:
-            worker.tidy_up()
+def end_workers(workers: Sequence[WorkerProcess], *, is_gentle: bool) -> None:
+    """End workers, and remove what they leave.
+
+    Args:
+        workers: all of them.
+        is_gentle: whether they may end by themselves, as all is done.
+    """
+    if is_gentle:
+        for worker in workers:
+            worker.connection.close()  # an idle worker ends when its pipe does
+        _join(workers, _EXIT_SECONDS)
+    for worker in workers:
+        worker.process.terminate()
+    _join(workers, _STOP_SECONDS)
+    for worker in workers:
+        worker.tidy_up()
 
 
-class _Worker:
+def _join(workers: Sequence[WorkerProcess], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for worker in workers:
+        worker.process.join(max(deadline - time.monotonic(), 0))
+
+
+class WorkerProcess:
     """One worker process, from the driver's side."""
 
     def __init__(self, setup: WorkerSetup) -> None:
@@ -401,6 +424,7 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
     def begin(self, task: Task) -> None:
+        """Give it a task."""
         self.tasks[task.id] = task
         self.bytes_done[task.id] = 0
         with contextlib.suppress(OSError):  # it died: its pipe says so next
@@ -428,7 +452,8 @@ class _Worker:
         self.connection.close()
 
 
-def _describe_exit(code: int | None) -> str:
+def describe_exit(code: int | None) -> str:
+    """Return how a process ended, after its name in a sentence."""
     if code is None:
         return "closed its pipe"
     if code == -signal.SIGKILL:

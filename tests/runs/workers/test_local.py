@@ -137,7 +137,7 @@ from multiprocessing import util
 from pipecrypt.keys.credentials import Credentials
 from pipecrypt.runs.plan.plan import RunKeys
 from pipecrypt.runs.workers.local import BLOCKED_WHILE_STARTING, WorkerSetup
-from pipecrypt.runs.workers.local import _Worker
+from pipecrypt.runs.workers.local import WorkerProcess
 
 spawn = util.spawnv_passfds
 
@@ -150,7 +150,7 @@ def spy(path, arguments, descriptors):
 util.spawnv_passfds = spy
 if __name__ == "__main__":
     for _ in range(2):
-        worker = _Worker(WorkerSetup(os.getcwd(), RunKeys(()), Credentials({})))
+        worker = WorkerProcess(WorkerSetup(os.getcwd(), RunKeys(()), Credentials({})))
         worker.process.kill()
         worker.process.join()
 """
