@@ -27,6 +27,7 @@ from pipecrypt.parquet.table.decrypt import decrypt_table
 from pipecrypt.parquet.table.encrypt import FileEncryption, check_policy, encrypt_file
 from pipecrypt.parquet.table.shared import (
     FileStart,
+    NextRowGroup,
     PlacedRowGroup,
     RowGroupHelpers,
     RowGroupSealer,
@@ -49,6 +50,7 @@ __all__ = [
     "FileStart",
     "Gatherer",
     "MissingKeys",
+    "NextRowGroup",
     "PlacedRowGroup",
     "RowGroupHelpers",
     "RowGroupSealer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +19,7 @@ from pipecrypt.parquet.footer.segments import Part, chunk_parts
 from pipecrypt.parquet.footer.stored import read_plain_footer, read_sealed_footer
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.table.shared import FileStart, PlacedRowGroup, RowGroupSealer, SealedRowGroup
+from pipecrypt.parquet.table.shared import FileStart, NextRowGroup, PlacedRowGroup, RowGroupSealer, SealedRowGroup
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import MemorySink, MemorySource, RandomKeys, all_columns, decrypt, only, parquet_bytes
 
@@ -36,14 +36,15 @@ class Helpers:
     context: Context
     count: int = 1
     room_bytes: int = ROOM_BYTES
+    skip: int = 1
     sealers: list[RowGroupSealer] = field(default_factory=list)
     begun: dict[int, tuple[int, SealedRowGroup | None, memoryview]] = field(default_factory=dict)
     writes: dict[int, Future[None]] = field(default_factory=dict)
     ready: dict[int, PlacedRowGroup] = field(default_factory=dict)
     helped: list[int] = field(default_factory=list)
-    next: Callable[[int], int | None] = lambda _: None
+    next: NextRowGroup = lambda *_: None
 
-    def begin(self, start: FileStart, next_row_group: Callable[[int], int | None]) -> None:
+    def begin(self, start: FileStart, next_row_group: NextRowGroup) -> None:
         self.next = next_row_group
         self.sealers = [
             RowGroupSealer(MemorySource(self.data), self.policy, start, keys=self.keys, context=self.context)
@@ -53,7 +54,7 @@ class Helpers:
     def poll(self) -> None:
         for number, sealer in enumerate(self.sealers):
             if sum(each[0] == number for at, each in self.begun.items() if at not in self.writes) < 2:
-                row_group = self.next(self.room_bytes)
+                row_group = self.next(self.room_bytes, self.skip)
                 if row_group is not None:
                     room = memoryview(bytearray(self.room_bytes))
                     self.begun[row_group] = (number, sealer.seal(row_group, room), room)

@@ -8,10 +8,10 @@ all that is written sees it in order. Each process makes the data keys of its ow
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self, TypeAlias
 
@@ -46,6 +46,7 @@ from pipecrypt.vocabulary.ranges import RangeSource
 __all__ = [
     "FileLayout",
     "FileStart",
+    "NextRowGroup",
     "PlacedRowGroup",
     "RowGroupHelpers",
     "RowGroupSealer",
@@ -108,11 +109,15 @@ class PlacedRowGroup(NamedTuple):
     data_keys: int
 
 
+# Hands out a row group that fits into so many bytes, so many behind the last one, which the writer seals itself.
+NextRowGroup: TypeAlias = Callable[[int, int], int | None]
+
+
 class RowGroupHelpers(Protocol):
     """Others who seal row groups. What goes wrong with one of them is raised by each method."""
 
-    def begin(self, start: FileStart, next_row_group: Callable[[int], int | None]) -> None:
-        """Let whoever helps, now or later, seal what `next_row_group` returns for so many bytes of room."""
+    def begin(self, start: FileStart, next_row_group: NextRowGroup) -> None:
+        """Let whoever helps, now or later, seal what `next_row_group` returns."""
 
     def poll(self) -> None:
         """Give row groups to who has nothing to do."""
@@ -137,10 +142,14 @@ class FileLayout:
     Args:
         stretches: the segments of each row group that has any, in the order of the file.
         tail: all that comes behind them.
+        blooms: the Bloom filters of it, by row group.
+        indexes: the indexes of it, likewise.
     """
 
     stretches: dict[int, list[Segment]]
     tail: list[Segment]
+    blooms: dict[int, list[Segment]]
+    indexes: dict[int, list[Segment]]
 
     @classmethod
     def of(cls, segments: Segments) -> FileLayout | None:
@@ -157,11 +166,12 @@ class FileLayout:
             stretches.setdefault(last, []).append(segment)
         tail = ordered[end:]
         kinds = [segment.is_index for segment in tail]
-        return cls(stretches, tail) if kinds == sorted(kinds) else None
-
-    def tail_of(self, row_group: int, *, is_index: bool) -> list[Segment]:
-        """Return the segments of a row group that come behind all row groups: its indexes, or its Bloom filters."""
-        return [each for each in self.tail if each.row_group == row_group and each.is_index is is_index]
+        if kinds != sorted(kinds):
+            return None
+        layout = cls(stretches, tail, {}, {})
+        for segment in tail:
+            (layout.indexes if segment.is_index else layout.blooms).setdefault(segment.row_group, []).append(segment)
+        return layout
 
 
 def may_share(layout: FileLayout, keys: WritingKeys, policy: EncryptionPolicy, columns: int) -> bool:
@@ -182,7 +192,7 @@ def may_share(layout: FileLayout, keys: WritingKeys, policy: EncryptionPolicy, c
 class SharedWalk(SealingWalk):
     """Carries a table of which others seal row groups; the others it seals itself, as it would alone.
 
-    It always has the row group that it seals next for itself, so that it seldom waits for one in the making.
+    What it seals next is its own, and others are given what lies behind that, so that it seldom waits for one of them.
     """
 
     def __init__(
@@ -201,8 +211,10 @@ class SharedWalk(SealingWalk):
         super().__init__(body, row_groups, keys=keys, aad=aad, digests=digests, originals=originals)
         self._layout = layout
         self._helpers = helpers
-        self._waiting = deque(layout.stretches)
-        self._own = -1  # the row group that nobody else gets
+        self._order = list(layout.stretches)
+        self._handed = set[int]()  # what others seal
+        # How far, in the order of the file, this process has claimed what it seals, and others were given something.
+        self._claimed = self._edge = -1
         self._starts: dict[int, int] = {}  # of those that others sealed
         self._blooms: dict[tuple[int, int], Bloom] = {}
         self._bloom_places: dict[int, dict[int, int]] = {}
@@ -211,12 +223,11 @@ class SharedWalk(SealingWalk):
     def run_shared(self, segments: Segments, start: FileStart) -> None:
         """Carry all segments."""
         self._begin(segments)
-        order = list(self._waiting)
         self._claim_own()
         self._helpers.begin(start, self._next_for_others)
-        for row_group in order:
+        for at, row_group in enumerate(self._order):
             self._helpers.poll()
-            if row_group == self._own:
+            if at == self._claimed:
                 self._claim_own()
             elif self._append_sealed(row_group):
                 continue
@@ -229,19 +240,30 @@ class SharedWalk(SealingWalk):
         self._place_indexes()
 
     def _claim_own(self) -> None:
-        if self._waiting:
-            self._own = self._waiting.popleft()
-            stretch = self._layout.stretches[self._own]
+        at = self._claimed + 1
+        while at < len(self._order) and self._order[at] in self._handed:
+            at += 1
+        self._claimed = at
+        if at < len(self._order):
+            stretch = self._layout.stretches[self._order[at]]
             looked_at = filter(self._is_looked_at, stretch) if self._body.copies_files else iter(stretch)
             self._body.read_ahead(read_windows(looked_at))
 
-    def _next_for_others(self, room_bytes: int) -> int | None:
-        for row_group in self._waiting:
-            sealed = filter(self._is_sealed, self._layout.stretches[row_group])
-            if sum(each.declared_bytes or each.room_bytes for each in sealed) <= room_bytes:
-                self._waiting.remove(row_group)
+    def _next_for_others(self, room_bytes: int, skip: int) -> int | None:
+        begin = min(max(self._edge, self._claimed) + 1 + skip, len(self._order))
+        # At the end of the file others take, from the end, what was left for this process.
+        for at in chain(range(begin, len(self._order)), range(begin - 1, self._claimed, -1)):
+            row_group = self._order[at]
+            if row_group not in self._handed and self._needed_bytes(row_group) <= room_bytes:
+                self._handed.add(row_group)
+                self._edge = max(self._edge, at)
                 return row_group
         return None
+
+    def _needed_bytes(self, row_group: int) -> int:
+        """Return how many bytes a row group takes sealed, at least."""
+        sealed = filter(self._is_sealed, self._layout.stretches[row_group])
+        return sum(each.declared_bytes or each.room_bytes for each in sealed)
 
     def _append_sealed(self, row_group: int) -> bool:
         """Append a row group that others sealed; return False where it did not fit into their memory."""
@@ -368,7 +390,7 @@ class RowGroupSealer(SealingWalk):
             return None
         finally:
             body.end_part()
-        blooms = self._layout.tail_of(row_group, is_index=False)
+        blooms = self._layout.blooms.get(row_group, ())
         return SealedRowGroup(row_group, tuple(lengths), tuple(self._tail_bloom(each, chunks) for each in blooms))
 
     def _seal_segment(self, segment: Segment, chunk: Chunk) -> tuple[int, int]:
@@ -431,7 +453,7 @@ class RowGroupSealer(SealingWalk):
         self._finish(row_group, moves)
         encoded = encode_struct(self._row_groups.struct(row_group))
         self._row_groups.close(row_group)
-        behind = self._layout.tail_of(row_group, is_index=True)
+        behind = self._layout.indexes.get(row_group, ())
         indexes = {(each.column, int(each.kind)): self._read_new_index(each) for each in behind}
         originals = dict(self._originals.values)
         self._originals.values.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
@@ -18,7 +18,7 @@ from typing import Final, Self, cast
 
 from pipecrypt.keys.grants import Grant
 from pipecrypt.keys.session import KeySession
-from pipecrypt.parquet.files import FileStart, PlacedRowGroup, SealedRowGroup
+from pipecrypt.parquet.files import FileStart, NextRowGroup, PlacedRowGroup, SealedRowGroup
 from pipecrypt.runs.report.events import BytesDone, FileDone, FileStarted, Part, TaskRetried
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.runs.task import Task, run_task
@@ -30,6 +30,9 @@ __all__ = ["HelperLostError", "HelperPool", "SharedTask", "run_with_helpers"]
 
 _log: Final = logging.getLogger(__name__)
 _MOST_ROOM_BYTES: Final = 256 << 20
+_POLL_SECONDS: Final = 0.002
+_SHARE_STEP: Final = 1.1
+_LEAST_SHARE: Final = 0.05
 _MOST_QUEUED: Final = 2  # row groups that one process seals, or seals next
 
 
@@ -68,7 +71,12 @@ class HelperPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End them, gently after success."""
-        end_workers([each.process for each in self._helpers], is_gentle=error is None)
+        try:
+            end_workers([each.process for each in self._helpers], is_gentle=error is None)
+        finally:
+            for each in self._helpers:
+                if each.rooms is not None:
+                    each.rooms.close()
 
     def share(self, task: Task) -> SharedTask:
         """Return the help with a task, of those who are there."""
@@ -92,7 +100,7 @@ class _Helper:
         self.used: dict[int, int] = {}  # the rooms of row groups
         self.queued = 0
         self.owes: set[int] = set()  # row groups of which something is due
-        self.is_asked = self.has_failed = False
+        self.is_asked = self.has_failed = self.is_idle = False
 
 
 class SharedTask:
@@ -112,7 +120,11 @@ class SharedTask:
         self._number = number
         self._task = task
         self._room_bytes = room_bytes
-        self._next: Callable[[int], int | None] | None = None
+        self._next: NextRowGroup | None = None
+        # How many row groups the writer seals itself for each that a helper is given: more where it had to wait for
+        # one, fewer where one had to wait for it.
+        self._own_share = 1 / max(len(self._helpers), 1)
+        self._own_due = 0.0
         self._owner: dict[int, _Helper] = {}
         self._sealed: dict[int, SealedRowGroup | None] = {}
         self._placed: dict[int, PlacedRowGroup] = {}
@@ -131,6 +143,7 @@ class SharedTask:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Tell all that they are not needed any more; what they still answer is dropped."""
+        self._next = None  # it refers to this help: without a circle, handles are closed at once
         for each in self._helpers:
             if each.is_asked and not each.is_gone:
                 with contextlib.suppress(OSError):  # it died, which matters no more
@@ -143,7 +156,7 @@ class SharedTask:
         grants = tuple(dict.fromkeys((*done.grants, *self._grants)))
         return replace(done, parts=(first, *others), grants=grants)
 
-    def begin(self, start: FileStart, next_row_group: Callable[[int], int | None]) -> None:
+    def begin(self, start: FileStart, next_row_group: NextRowGroup) -> None:
         """Ask all to open the file."""
         self._next = next_row_group
         request = HelpRequest(self._number, self._task, start, self._room_bytes)
@@ -166,10 +179,15 @@ class SharedTask:
     def _hand_out(self, helper: _Helper) -> None:
         while self._next is not None and helper.rooms is not None and not (helper.is_gone or helper.has_failed):
             if not helper.free or helper.queued >= _MOST_QUEUED:
+                if not helper.queued and not helper.is_idle:
+                    helper.is_idle = True
+                    self._own_share = max(self._own_share / _SHARE_STEP, _LEAST_SHARE)
                 return
-            row_group = self._next(helper.rooms.room_bytes)
+            row_group = self._next(helper.rooms.room_bytes, int(self._own_due))
             if row_group is None:
                 return
+            self._own_due += self._own_share - int(self._own_due)
+            helper.is_idle = False
             self._owner[row_group] = helper
             helper.used[row_group] = room = helper.free.pop()
             helper.queued += 1
@@ -179,6 +197,10 @@ class SharedTask:
     def sealed(self, row_group: int) -> tuple[SealedRowGroup, memoryview] | None:
         """Wait for a row group that was handed out."""
         helper = self._owner[row_group]
+        if row_group not in self._sealed:
+            self.poll()
+        if row_group not in self._sealed:
+            self._own_share = min(self._own_share * _SHARE_STEP, 1 / _LEAST_SHARE)
         while row_group not in self._sealed:
             self._wait()
         sealed, room = self._sealed.pop(row_group), helper.used.pop(row_group)
@@ -204,7 +226,8 @@ class SharedTask:
         return self._placed.pop(row_group)
 
     def _wait(self) -> None:
-        wait([each.connection for each in self._helpers if not each.is_gone])
+        # A write that ends says nothing: who waits for its room is given it soon after.
+        wait([each.connection for each in self._helpers if not each.is_gone], _POLL_SECONDS if self._writes else None)
         self.poll()
 
     def _send(self, helper: _Helper, order: HelpRequest | SealOrder | PlaceOrder | None) -> None:

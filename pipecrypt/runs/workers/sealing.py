@@ -31,7 +31,7 @@ __all__ = [
     "help_with",
 ]
 
-ROOMS: Final = 3  # one is sealed into, one waits for that, one is written from
+ROOMS: Final = 4  # one is sealed into, one waits for that, one for being written, one is written from
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +109,18 @@ class Rooms:
     def __init__(self, handle: int, room_bytes: int, *, is_writable: bool) -> None:
         """Map the memory."""
         access = mmap.ACCESS_WRITE if is_writable else mmap.ACCESS_READ
-        self._area = memoryview(mmap.mmap(handle, ROOMS * room_bytes, access=access))
+        self._memory = mmap.mmap(handle, ROOMS * room_bytes, access=access)
+        self._area = memoryview(self._memory)
         self.room_bytes = room_bytes
 
     def __getitem__(self, room: int) -> memoryview:
         return self._area[room * self.room_bytes : (room + 1) * self.room_bytes]
+
+    def close(self) -> None:
+        """Give the memory back; if an error on its way still holds a piece of it, when that is forgotten."""
+        self._area.release()
+        with contextlib.suppress(BufferError):
+            self._memory.close()
 
     @classmethod
     def receive(cls, connection: Connection, room_bytes: int) -> Rooms:
