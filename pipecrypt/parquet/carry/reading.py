@@ -34,7 +34,8 @@ def allocate_buffer(length: int) -> memoryview:
     """Return a fresh writable buffer of at least `length` bytes; it is freed when nobody refers to it."""
     if length < _LARGE_PAGE_BYTES:
         return memoryview(bytearray(length))
-    area = mmap.mmap(-1, length)
+    # Private: shared memory, which Python takes otherwise, comes in small pages, each of which is a fault.
+    area = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
             area.madvise(mmap.MADV_HUGEPAGE)
