@@ -12,6 +12,9 @@ unexport PYTHONPATH
 
 SYSTEM_PYTHON := /usr/bin/python3
 PYTHON_VERSION := import sys; print(sys.version)
+# Whether there is what mypyc's output takes: a C compiler, and the header files of Python.
+COMPILES := import os, shutil, sys, sysconfig; cc = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"; \
+	sys.exit(not (shutil.which(cc.split()[0]) and os.path.exists(sysconfig.get_path("include") + "/Python.h")))
 
 # Absolute, because relative paths of a configuration start from the configuration.
 DEMO := $(abspath $(or $(PIPECRYPT_DEMO_DIR),./demo))
@@ -68,8 +71,16 @@ run-lowest: $(VENV)/.lowest
 test-long: $(VENV)/.dev ## Run the fault and fuzz suites
 	pytest -n 2 -m long
 
-# The wheel is unpacked, and comes before the sources.
+# The wheel is unpacked, and comes before the sources; a test fails where the sources run all the same.
+compiled: export PIPECRYPT_TEST_COMPILED := 1
 compiled: $(VENV)/.dev ## Build a wheel with the engine compiled, and run the tests of parquet and crypto with it
+	@if ! python -c '$(COMPILES)'; then \
+		echo "the engine is not compiled: there is no C compiler, or no header files of Python"; \
+	else \
+		$(MAKE) --no-print-directory run-compiled; fi
+
+.PHONY: run-compiled
+run-compiled:
 	rm -rf .compiled
 	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true python -m hatchling build -t wheel -d .compiled/dist
 	python -m zipfile -e .compiled/dist/*.whl .compiled/lib
