@@ -55,7 +55,7 @@ def new_keys(place: Path) -> Mapping[str, str]:
     key_file.write_bytes(os.urandom(32))
     environment = {"PIPECRYPT_KEY_FILE": str(key_file)}
     os.environ.update(environment)  # for the checks, which happen in this process
-    for name, kind in (("pii", "aes256"), ("other", "aes256"), ("signing", "ed25519")):
+    for name, kind in (("pii", "aes256"), ("new", "aes256"), ("other", "aes256"), ("signing", "ed25519")):
         create_key(f"keystore://{place}/keys.json#{name}", kind, Credentials(environment))
     write_table(place / "warm.parquet", rows=10, columns=1)
     (place / "warm.csv").write_text("a\n1\n", encoding="utf-8")

@@ -63,7 +63,11 @@ def _prepare_rotation(place: Place) -> Iterator[Ready]:
         yield made
 
 
-def _rotate(place: Place, *, deep: bool) -> Work:
+_NEW = "new"  # as long as the name that is left, as a key's next version is, and most names that key services give
+_LONGER = "other"
+
+
+def _rotate(place: Place, *, deep: bool, new: str = _NEW) -> Work:
     shutil.copytree(place.root / ("done" if deep else "signed"), place.out)
 
     import pipecrypt as pc
@@ -72,9 +76,9 @@ def _rotate(place: Place, *, deep: bool) -> Work:
 
     def run() -> dict[str, float]:
         if not deep:
-            pc.rotate(place.out, place.key(), place.key("other"), trust=[place.key("signing")])
+            pc.rotate(place.out, place.key(), place.key(new), trust=[place.key("signing")])
             return {}
-        done = pc.rotate(place.out, place.key(), place.key("other"), deep=True)
+        done = pc.rotate(place.out, place.key(), place.key(new), deep=True)
         assert isinstance(done, pc.DeepSummary)  # noqa: S101
         assert done.changed == int(place.point)  # noqa: S101
         return {"% of bytes moved": 100 * done.bytes_moved / done.total_bytes}
@@ -82,10 +86,10 @@ def _rotate(place: Place, *, deep: bool) -> Work:
     return run
 
 
-def _check_rotated(place: Place) -> None:
+def _check_rotated(place: Place, new: str = _NEW) -> None:
     """See that the new key opens everything, and the old one nothing where the rotation was deep."""
     plain = place.root / "checked"
-    place.pipecrypt("decrypt", str(place.out), str(plain), "--key", place.key("other"))
+    place.pipecrypt("decrypt", str(place.out), str(plain), "--key", place.key(new))
     check_same(place.root / "raw", plain)
     shutil.rmtree(plain)
 
@@ -129,12 +133,17 @@ CASES = (
     Case(
         "verify: rotation",
         "Does rotating take longer for more files, of 143 KB each, and how many bytes does a deep rotation move?",
-        "Grants are one small file, whatever there is. A deep rotation reads and writes the footer of each file, with "
-        "a file to undo it.",
+        "Grants are one small file, whatever there is. Of the footer of each file, a deep rotation keeps and writes "
+        "what differs: that is nearly all of it where the id of the new key has another length.",
         _prepare_rotation,
         {
             "by grants": Contender(lambda place: _rotate(place, deep=False), _check_rotated, is_ours=True),
             "deep rotation": Contender(lambda place: _rotate(place, deep=True), _check_rotated, is_ours=True),
+            "deep rotation, a longer id": Contender(
+                lambda place: _rotate(place, deep=True, new=_LONGER),
+                lambda place: _check_rotated(place, _LONGER),
+                is_ours=True,
+            ),
         },
         "by grants",
         axis="files",

@@ -47,7 +47,7 @@ from pipecrypt.store.publication import (
     remove_leftovers_beside,
     write_fully,
 )
-from pipecrypt.vocabulary.ranges import SourceTraits, read_each
+from pipecrypt.vocabulary.ranges import SourceTraits, differing_ranges, read_each
 from pipecrypt.vocabulary.state import take_lock
 
 __all__ = ["LocalStore"]
@@ -169,7 +169,7 @@ class LocalStore(Store):
             self._write(data, path, overwrite=True)
 
     def replace_end(self, source: SourceFile, body_end: int, tail: bytes) -> int:
-        """Replace everything from `body_end` on, in place.
+        """Replace everything from `body_end` on, in place; of an end of the same length, what differs.
 
         Unless the file has another name elsewhere, which would show the change: then this one gets a file of its own.
         """
@@ -181,13 +181,16 @@ class LocalStore(Store):
                     raise changed(source.location)
                 if found.st_nlink > 1:
                     return self._rewrite_end(source, body_end, tail, mode=found.st_mode)
-                os.lseek(descriptor, body_end, os.SEEK_SET)
-                write_fully(descriptor, memoryview(tail))
+                written = 0
+                for start, end in differing_ranges(os.pread(descriptor, len(tail), body_end), tail):
+                    os.lseek(descriptor, body_end + start, os.SEEK_SET)
+                    write_fully(descriptor, memoryview(tail)[start:end])
+                    written += end - start
                 os.ftruncate(descriptor, body_end + len(tail))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        return len(tail)
+        return written
 
     # ---- moving and removing ----
 

@@ -3,8 +3,12 @@
 The old end lies beside the file in `.<name>.pipecrypt-undo.tmp`, hidden from readers, until the caller drops it. Where
 that name would be longer than file systems take, the end of `<name>` gives way to a digest of it::
 
-    "pcundo1" || NUL || body end (8) || digest of the rest (32) || old end        numbers little endian
+    "pcundo2" || NUL || body end (8) || digest of the rest (32) || kept, compressed by zlib      numbers little endian
     rest: last 4 KiB of the body (fewer where it is shorter) || old end
+    kept: length of the old end (8) || ranges of it, each: start from the body end (4) || length (4) || bytes
+
+Of an end that gives way to one of the same length, the ranges are those that differ: all others stay in the file. Any
+other end is kept whole, as one range. Undo files of earlier releases, "pcundo1", hold the old end as it is.
 
 So at any moment either the old file is there or it can be had back: a crash leaves an undo file, and putting back is
 safe to repeat. Anybody who can write there can write an undo file, and its digest, too: before one is put back, the
@@ -17,6 +21,8 @@ it is read and written here.
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +33,7 @@ from pipecrypt.errors import FormatError, IntegrityError, LimitError
 from pipecrypt.store.location import NAME_BYTES, Location
 from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.protocol import EntryKind, SourceFile
-from pipecrypt.vocabulary.ranges import RangeSource
+from pipecrypt.vocabulary.ranges import RangeSource, differing_ranges
 
 __all__ = [
     "MAX_END_BYTES",
@@ -44,10 +50,13 @@ __all__ = [
     "write_undo",
 ]
 
-_MAGIC: Final = b"pcundo1\0"
+_MAGIC: Final = b"pcundo2\0"
+_MAGIC_AS_IT_IS: Final = b"pcundo1\0"
 _PLACE_BYTES: Final = 8
 _DIGEST_BYTES: Final = 32
 _HEAD_BYTES: Final = len(_MAGIC) + _PLACE_BYTES + _DIGEST_BYTES
+_RANGE_HEAD: Final = struct.Struct("<II")
+_MOST_GROWTH: Final = 1 << 16  # of MAX_END_BYTES that zlib cannot compress, with the heads of ranges
 _SEEN_BYTES: Final = 4096
 MAX_END_BYTES: Final = 128 << 20  # what stands at the end of a file is opened as a whole
 _RUN: Final = "undo"
@@ -105,20 +114,68 @@ def read_undo(file: Location, *, max_end_bytes: int) -> Undo | None:
     entry = open_store(place).stat()
     if not entry.exists() or entry.kind is EntryKind.DIRECTORY:
         return None
-    kept = entry.source
-    if kept is None or not _HEAD_BYTES < kept.size_bytes <= _HEAD_BYTES + min(max_end_bytes, MAX_END_BYTES):
+    kept, most = entry.source, min(max_end_bytes, MAX_END_BYTES)
+    if kept is None or not _HEAD_BYTES < kept.size_bytes <= _HEAD_BYTES + most + _MOST_GROWTH:
         raise IntegrityError(f"{place.display} cannot be the old end of the file beside it", hint=_HINT)
     with open_range_source(kept) as opened:
         head = bytes(opened.read_range(0, _HEAD_BYTES))
-        if not head.startswith(_MAGIC):
+        if not head.startswith((_MAGIC, _MAGIC_AS_IT_IS)):
             raise IntegrityError(f"{place.display} is malformed", hint=_HINT)
-        tail = bytes(opened.read_range(_HEAD_BYTES, kept.size_bytes - _HEAD_BYTES))
+        stored = bytes(opened.read_range(_HEAD_BYTES, kept.size_bytes - _HEAD_BYTES))
     place_end = len(_MAGIC) + _PLACE_BYTES
-    return Undo(int.from_bytes(head[len(_MAGIC) : place_end], "little"), tail, head[place_end:].hex())
+    body_end = int.from_bytes(head[len(_MAGIC) : place_end], "little")
+    tail = _joined(stored, file, body_end, most) if head.startswith(_MAGIC) else stored
+    if not tail or len(tail) > most:
+        raise IntegrityError(f"{place.display} cannot be the old end of the file beside it", hint=_HINT)
+    return Undo(body_end, tail, head[place_end:].hex())
 
 
-def write_undo(source: SourceFile, body_end: int) -> int:
+def _joined(stored: bytes, file: Location, body_end: int, most: int) -> bytes | None:
+    """Return an old end, of what was kept of it and what stands in the file; None where these do not fit together."""
+    kept = _decompressed(stored, 2 * most + _PLACE_BYTES)  # a range that is worth one is longer than its head
+    if kept is None or len(kept) < _PLACE_BYTES:
+        return None
+    length, at = int.from_bytes(kept[:_PLACE_BYTES], "little"), _PLACE_BYTES
+    ranges: list[tuple[int, bytes]] = []
+    least = 0
+    while at < len(kept):
+        start, count = _RANGE_HEAD.unpack(kept[at : at + _RANGE_HEAD.size].ljust(_RANGE_HEAD.size, b"\0"))
+        at += _RANGE_HEAD.size + count
+        least, before = start + count, least
+        if not count or start < before or least > min(length, most) or at > len(kept):
+            return None
+        ranges.append((start, kept[at - count : at]))
+    if len(ranges) == 1 and len(ranges[0][1]) == length:
+        return ranges[0][1]
+    source = open_store(file).stat().file()
+    if source is None or length > most or source.size_bytes < body_end + length:
+        return None
+    with open_range_source(source) as opened:
+        tail = bytearray(opened.read_range(body_end, length))
+    for start, data in ranges:
+        tail[start : start + len(data)] = data
+    return bytes(tail)
+
+
+def _decompressed(data: bytes, most: int) -> bytes | None:
+    """Return an old end; None where it is malformed, or longer than `most`, of which no more is decompressed."""
+    decompressor = zlib.decompressobj()
+    try:
+        tail = decompressor.decompress(data, max(most, 1))  # 0 would be no limit
+        # Of an end that is just so long, what ends the stream may be left, which brings no byte.
+        more = b"" if decompressor.eof else decompressor.decompress(decompressor.unconsumed_tail, 1)
+    except zlib.error:
+        return None
+    return tail if decompressor.eof and not more and not decompressor.unused_data else None
+
+
+def write_undo(source: SourceFile, body_end: int, new_end: bytes = b"") -> int:
     """Keep the end of a file, durably, and return how many bytes that took.
+
+    Args:
+        source: the file.
+        body_end: where its end begins.
+        new_end: what will be there; nothing else of the file may change until the old end is dropped or put back.
 
     Raises:
         LimitError: the end is too long to be read back.
@@ -129,10 +186,14 @@ def write_undo(source: SourceFile, body_end: int) -> int:
     with open_range_source(source) as opened:
         tail = bytes(opened.read_range(body_end, source.size_bytes - body_end))
         seen = bytes.fromhex(digest(_seen(opened, body_end) + tail))
+    ranges = differing_ranges(tail, new_end) if len(new_end) == len(tail) else [(0, len(tail))]
+    kept = len(tail).to_bytes(_PLACE_BYTES, "little")
+    kept += b"".join(_RANGE_HEAD.pack(start, end - start) + tail[start:end] for start, end in ranges)
+    kept = _MAGIC + body_end.to_bytes(_PLACE_BYTES, "little") + seen + zlib.compress(kept)
     with open_store(undo_place(source.location)).write(overwrite=True, token=_RUN) as sink:
-        sink.write(_MAGIC + body_end.to_bytes(_PLACE_BYTES, "little") + seen + tail)
+        sink.write(kept)
         sink.publish()
-    return _HEAD_BYTES + len(tail)
+    return len(kept)
 
 
 class RestoredRanges:

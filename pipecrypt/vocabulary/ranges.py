@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Final, Protocol, TypeGuard, runtime_checkable
 
 from pipecrypt.errors import FormatError
 
@@ -13,11 +13,15 @@ __all__ = [
     "MemorySource",
     "RangeSource",
     "SourceTraits",
+    "differing_ranges",
     "is_described",
     "read_each",
     "read_into",
     "traits_of",
 ]
+
+_COMPARED_BYTES: Final = 4096
+_RANGE_BYTES: Final = 16
 
 
 class RangeSource(Protocol):
@@ -138,3 +142,24 @@ class MemorySource:
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Return the bytes of each range (start, length)."""
         return [self.read_range(start, length) for start, length in ranges]
+
+
+def differing_ranges(old: bytes, new: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the ranges (start, end) of `new` that `old` does not have there, to a few bytes and in ascending order."""
+    begun: int | None = None
+    start, length = 0, len(new)
+    while start < length:
+        end = min(start + _COMPARED_BYTES, length)
+        if begun is None and new[start:end] == old[start:end]:  # a footer has long parts that stay the same
+            start = end
+            continue
+        for at in range(start, end, _RANGE_BYTES):
+            is_same = new[at : min(at + _RANGE_BYTES, end)] == old[at : min(at + _RANGE_BYTES, end)]
+            if is_same and begun is not None:
+                yield begun, at
+                begun = None
+            elif not is_same and begun is None:
+                begun = at
+        start = end
+    if begun is not None:
+        yield begun, length

@@ -116,7 +116,7 @@ class Rekeying:
         if entry is not None:
             new_entry = _new_entry(source, entry, new, {*entry.kek_ids} - left | made)
         self.before_change()
-        self.bytes_moved += write_undo(source, new.body_end)
+        self.bytes_moved += write_undo(source, new.body_end, new.tail)
         self._undone_later.append((file, entry))
         self.bytes_moved += replace_tail(source, new.body_end, new.tail)
         self.changed.append(file)
