@@ -74,6 +74,7 @@ _REACHES_FILES = {
     "store/beneath.py": "the one way to local files",
     "store/local_sources.py": "lists sources, where links are the user's own; changes nothing",
     "store/process_identity.py": "reads /proc",
+    "runs/workers/fork_server.py": "counts its own threads in /proc",
     "config/run.py": "asks whether the user may write where the configuration says",
     "runs/plan/output_checks.py": "compares two spellings of a directory that exists",
     "cli/render.py": "opens /dev/null",

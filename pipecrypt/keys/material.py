@@ -168,6 +168,17 @@ class MaterialReader:
             self._known[head] = material
         return material
 
+    def kek_id(self, key_metadata: bytes) -> bytes | None:
+        """Return the id of the KEK that key material names, which is as its writer made it; None without one.
+
+        Of all keys under one KEK, the first is parsed.
+
+        Raises:
+            PipecryptError: as `parse`.
+        """
+        material = self._known.get(key_metadata[:-_TAIL_BYTES]) or self.parse(key_metadata)
+        return None if not isinstance(material, KeyMaterial) or material.kek is None else material.kek.id
+
 
 # What follows `"wrappedDEK":"` in the material of a 256-bit data key that MaterialWriter wrote.
 _TAIL: Final = re.compile(rb'([A-Za-z0-9+/]{80})","pipecrypt":\{"v":1,"commitment":"([A-Za-z0-9+/]{43}=)"\}\}')

@@ -437,9 +437,9 @@ class FileKeys:
     def new_data_key(self, key_reference: str | KeyReference, context: Context) -> tuple[DataKey, bytes]:
         """Return a fresh data key, as `KeySession.new_data_key` does; its material is stored internally."""
         key, key_metadata = self._session.new_data_key(key_reference, context)
-        material = self._reader.parse(key_metadata)
-        if isinstance(material, KeyMaterial) and material.kek is not None:
-            self._kek_ids.add(encode_base64(material.kek.id))
+        kek_id = self._reader.kek_id(key_metadata)
+        if kek_id is not None:
+            self._kek_ids.add(encode_base64(kek_id))
         return key, key_metadata
 
     def open_data_key(self, key_metadata: bytes, context: Context) -> DataKey:

@@ -32,10 +32,12 @@ from pipecrypt.runs.report.report import RunCollector, store_report
 from pipecrypt.runs.report.run_id import current_run_id, new_run_id, running
 from pipecrypt.runs.spec.spec import EncryptSpec, Spec
 from pipecrypt.runs.workers.executor import OnEvent, run_here
+from pipecrypt.runs.workers.fork_server import ForkServer
 from pipecrypt.runs.workers.helpers import run_with_helpers
 from pipecrypt.runs.workers.limits import flight_limits, needs_no_workers
 from pipecrypt.runs.workers.local import WorkerSetup, run_in_processes
 from pipecrypt.runs.workers.remote import MapTasks, RemoteSetup, run_mapped
+from pipecrypt.store.open import client_modules
 from pipecrypt.store.publication import new_token
 from pipecrypt.vocabulary.clock import utc_now
 
@@ -257,38 +259,56 @@ def run_tasks(
     """
     # A single file is done here: without a lock nobody may do it twice.
     is_mapped = map_tasks is not None and plan.may_travel
-    if not plan.is_on_cluster and not is_mapped and needs_no_workers(plan):
+    is_elsewhere = plan.is_on_cluster or is_mapped
+    if not is_elsewhere and needs_no_workers(plan):
         plan = replace(plan, workers=1)
-    # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. No key is made,
-    # though a service may be asked what an alias stands for; what a person types is remembered for the workers.
-    with plan.keys.open(credentials) as session:
-        on_ready()
-        if plan.helpers and not is_mapped:
-            return _run_with_helpers(plan, credentials, on_event, session, interruption)
-        if plan.workers == 1 and not plan.is_on_cluster and not is_mapped:
-            return run_here(plan.tasks, on_event, session, interruption, flight_limits(plan))
-    options = plan.options
-    if map_tasks is not None and is_mapped:
-        return run_mapped(plan.tasks, on_event, _remote_setup(plan), map_tasks)
-    if plan.is_on_cluster:
-        # Dask and its network are loaded where a run wants them, and only there.
-        from pipecrypt.runs.workers.dask import run_on_dask  # noqa: PLC0415
-
-        return run_on_dask(
-            plan.tasks,
-            on_event,
-            _remote_setup(plan),
-            address=options.address,
-            workers=plan.workers,
-            attempts=options.attempts,
-            wait_seconds=options.worker_wait_seconds,
+    with contextlib.ExitStack() as stack:
+        # It loads while keys are opened, and is begun before: this process has none yet.
+        is_forking = plan.workers + plan.helpers > 1 and not is_elsewhere
+        places = [plan.sink, *(task.source.location for task in plan.tasks[:1])]  # sources lie together
+        forks = stack.enter_context(ForkServer(client_modules(places))) if is_forking else None
+        # Wrong passphrases and unknown keys show here, before a worker starts or a file is made. No key is made,
+        # though a service may be asked what an alias stands for; what a person types is remembered for the workers.
+        with plan.keys.open(credentials) as session:
+            on_ready()
+            if plan.helpers and not is_elsewhere:
+                return _run_with_helpers(plan, credentials, on_event, session, interruption, forks=forks)
+            if plan.workers == 1 and not is_elsewhere:
+                return run_here(plan.tasks, on_event, session, interruption, flight_limits(plan))
+        options = plan.options
+        if map_tasks is not None and is_mapped:
+            return run_mapped(plan.tasks, on_event, _remote_setup(plan), map_tasks)
+        if plan.is_on_cluster:
+            return _run_on_cluster(plan, on_event)
+        setup = WorkerSetup(os.getcwd(), plan.keys, credentials, limits=flight_limits(plan))
+        return run_in_processes(
+            plan.tasks, on_event, setup, workers=plan.workers, attempts=options.attempts, forks=forks
         )
-    setup = WorkerSetup(os.getcwd(), plan.keys, credentials, limits=flight_limits(plan))
-    return run_in_processes(plan.tasks, on_event, setup, workers=plan.workers, attempts=options.attempts)
+
+
+def _run_on_cluster(plan: Plan, on_event: OnEvent) -> list[Part]:
+    # Dask and its network are loaded where a run wants them, and only there.
+    from pipecrypt.runs.workers.dask import run_on_dask  # noqa: PLC0415
+
+    return run_on_dask(
+        plan.tasks,
+        on_event,
+        _remote_setup(plan),
+        address=plan.options.address,
+        workers=plan.workers,
+        attempts=plan.options.attempts,
+        wait_seconds=plan.options.worker_wait_seconds,
+    )
 
 
 def _run_with_helpers(
-    plan: Plan, credentials: Credentials, on_event: OnEvent, session: KeySession, interruption: Interruption
+    plan: Plan,
+    credentials: Credentials,
+    on_event: OnEvent,
+    session: KeySession,
+    interruption: Interruption,
+    *,
+    forks: ForkServer | None,
 ) -> list[Part]:
     return run_with_helpers(
         plan.tasks,
@@ -299,6 +319,7 @@ def _run_with_helpers(
         helpers=plan.helpers,
         memory_bytes=flight_limits(plan).memory_bytes // (plan.helpers + 1),
         attempts=plan.options.attempts,
+        forks=forks,
     )
 
 

@@ -423,7 +423,7 @@ class RemoteRanges:
         if self._fetches_whole:
             return self._fetched_whole()[start : start + length]
         if length <= self._remote.settings.range_bytes:
-            return memoryview(self._fetch(start, length))
+            return self._fetched(start, length)
         out = memoryview(bytearray(length))
         self.read_into(start, out)
         return out
@@ -453,13 +453,13 @@ class RemoteRanges:
     def _fetched_whole(self) -> memoryview:
         with self._lock:  # several threads may come at once
             if self._whole is None:
-                self._whole = memoryview(self._fetch(0, self.size_bytes))
+                self._whole = self._fetched(0, self.size_bytes)
             return self._whole
 
     def _fill(self, pieces: Sequence[tuple[int, memoryview]]) -> None:
         if len(pieces) <= 1:
             for start, out in pieces:
-                out[:] = self._fetch(start, len(out))
+                self._fetch(start, out)
             return
         running = [self._threads().submit(self._fill, [piece]) for piece in pieces]
         try:
@@ -475,12 +475,17 @@ class RemoteRanges:
                 self._pool = ThreadPoolExecutor(self.traits.reads_in_flight, thread_name_prefix="pipecrypt-range")
             return self._pool
 
-    def _fetch(self, start: int, length: int) -> bytes:
-        if not length:
-            return b""
+    def _fetched(self, start: int, length: int) -> memoryview:
+        out = memoryview(bytearray(length))
+        self._fetch(start, out)
+        return out
+
+    def _fetch(self, start: int, out: memoryview) -> None:
+        if not len(out):
+            return
         with map_errors(f"cannot read {self.name}"):
             try:
-                return self._remote.retry.call(lambda: self._fetch_once(start, length))
+                self._remote.retry.call(lambda: self._fetch_once(start, out))
             except TruncatedError as error:
                 self._look()
                 raise StorageError(
@@ -492,8 +497,9 @@ class RemoteRanges:
                     raise changed(self._source.location) from error
                 raise
 
-    def _fetch_once(self, start: int, length: int) -> bytes:
-        data = bytes(self._remote.fs.cat_file(self._remote.path, start=start, end=start + length))
+    def _fetch_once(self, start: int, out: memoryview) -> None:
+        length = len(out)
+        data = self._remote.fs.cat_file(self._remote.path, start=start, end=start + length)
         if len(data) > length:  # all of the file: trying again does not help
             raise StorageError(
                 f"{self.name}: the storage returned {len(data)} bytes where {length} were asked for",
@@ -501,7 +507,7 @@ class RemoteRanges:
             )
         if len(data) < length:
             raise TruncatedError(f"{len(data)} bytes came where {length} were asked for")
-        return data
+        out[:] = data
 
     def check_unchanged(self) -> None:
         """Look whether the object is still the pinned one.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, Final, cast
 
@@ -26,6 +26,7 @@ from pipecrypt.vocabulary.ranges import MemorySource, RangeSource, read_into
 __all__ = [
     "RangeFile",
     "StreamFile",
+    "client_modules",
     "open_range_source",
     "open_source_file",
     "open_store",
@@ -43,6 +44,11 @@ def open_store(location: Location) -> Store:
     if protocol_of(location) in S3_PROTOCOLS:
         return S3Store(location)
     return FsspecStore(location)
+
+
+def client_modules(locations: Iterable[Location]) -> set[str]:
+    """Return the modules that speak with the stores of these places, of those that start no thread as they load."""
+    return {"s3fs" for location in locations if isinstance(open_store(location), S3Store)}
 
 
 def open_range_source(source: SourceFile, *, reads_all: bool = False) -> AbstractContextManager[Ranges]:

@@ -353,20 +353,19 @@ class _S3Ranges(RemoteRanges):
         tag = info.get("ETag")
         self._tag = tag if isinstance(tag, str) and tag and not tag.startswith(_WEAK) else None
 
-    def _fetch_once(self, start: int, length: int) -> bytes:
+    def _fetch_once(self, start: int, out: memoryview) -> None:
         try:
-            data, tag = self._object.get(start, length, self._tag)
+            tag = self._object.get(start, out, self._tag)
         except Exception as error:
             if not self._is_told or not precondition_failed(error):
                 raise
             self._look_from_now_on()  # it may be the pinned one all the same, with a weak tag
-            data, tag = self._object.get(start, length, self._tag)
+            tag = self._object.get(start, out, self._tag)
         if self._is_told and not tag:
             self._look_from_now_on()
         elif self._is_told and bare_tag(tag) != self._pinned:  # a store that ignores the condition
             raise changed(self._source.location)
         self._spares_look = True
-        return data
 
     def _look_from_now_on(self) -> None:
         self._is_told = False

@@ -184,18 +184,19 @@ class S3Object:
         except FileNotFoundError:
             return
 
-    def get(self, start: int, length: int, tag: str | None) -> tuple[bytes, str | None]:
-        """Return a range of an object that has this tag, and the tag that the answer names.
+    def get(self, start: int, out: memoryview, tag: str | None) -> str | None:
+        """Fill `out` with the bytes from `start` of an object that has this tag; return the tag that the answer names.
 
         Raises:
             TruncatedError: fewer bytes, or more, came.
         """
         pinned = {"IfMatch": tag} if tag else {}
-        chosen = {**self._place, "Range": f"bytes={start}-{start + length - 1}", **pinned}
-        data, found = sync(self._fs.loop, _get, self._fs, chosen, timeout=self._seconds)
-        if len(data) != length:
-            raise TruncatedError(f"{len(data)} bytes came where {length} were asked for")
-        return data, found
+        chosen = {**self._place, "Range": f"bytes={start}-{start + len(out) - 1}", **pinned}
+        # Once the call has ended, however it did, nothing is written through this view: an answer that comes late must
+        # not touch memory that holds something else by then.
+        with out[:] as writable:
+            found: str | None = sync(self._fs.loop, _get, self._fs, chosen, writable, timeout=self._seconds)
+        return found
 
     def remove(self, *, expected: str | None = None) -> None:
         """Remove the object, if it has this tag; see `ConditionalObject`."""
@@ -262,10 +263,19 @@ def copied_ranges(size_bytes: int) -> list[tuple[int, int]]:
     return list(pairwise(size_bytes * number // count for number in range(count + 1)))
 
 
-async def _get(fs: Any, arguments: dict[str, Any]) -> tuple[bytes, str | None]:
+async def _get(fs: Any, arguments: dict[str, Any], out: memoryview) -> str | None:
     answer = await fs._call_s3("get_object", **arguments)
+    filled, length = 0, len(out)
     async with answer["Body"] as body:
-        return bytes(await body.read()), answer.get("ETag")
+        while piece := await body.read(max(1, length - filled)):
+            if filled == length:
+                raise TruncatedError(f"more bytes came than the {length} that were asked for")
+            out[filled : filled + len(piece)] = piece  # while it lasts, no other thread can take the view away
+            filled += len(piece)
+    if filled < length:
+        raise TruncatedError(f"{filled} bytes came where {length} were asked for")
+    tag: str | None = answer.get("ETag")
+    return tag
 
 
 async def _get_small(fs: Any, place: dict[str, Any], max_bytes: int) -> tuple[bytes, str] | None:

@@ -189,6 +189,23 @@ def test_what_data_keys_share_is_parsed_once(wrapped: bytes, commitment: bytes) 
     assert reader.parse(other) == parse_key_metadata(other)
 
 
+def test_the_id_of_a_kek_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+
+    def parse(key_metadata: bytes) -> Any:
+        parsed.append(key_metadata)
+        return parse_key_metadata(key_metadata)
+
+    monkeypatch.setattr("pipecrypt.keys.material.parse_key_metadata", parse)
+    reader, other = MaterialReader(), WRITER.encode(bytes(60), bytes(32), is_footer_key=False)
+    assert reader.kek_id(OF_A_DATA_KEY) == reader.kek_id(other) == bytes(range(16))
+    assert parsed == [OF_A_DATA_KEY]
+
+
+def test_without_a_kek_there_is_no_id() -> None:
+    assert MaterialReader().kek_id(b"of another scheme") is None
+
+
 @given(st.integers(0, len(OF_A_DATA_KEY) - 1), st.binary(max_size=3), st.integers(0, 5))
 @example(len(OF_A_DATA_KEY) - 4, b"B", 1)
 def test_changes_read_the_same_after_others(position: int, inserted: bytes, removed: int) -> None:

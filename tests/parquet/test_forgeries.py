@@ -22,7 +22,6 @@ from tests.parquet.world import (
     MemorySource,
     RandomKeys,
     all_columns,
-    changes_the_engine,
     decrypt,
     encrypt,
     only,
@@ -140,7 +139,6 @@ def test_chunks_over_each_other() -> None:
         encrypt(_edited(parquet_bytes(sample_table(10)), edit), only("email"), RandomKeys())
 
 
-@changes_the_engine
 def test_a_key_serves_no_more_modules_than_gcm_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipecrypt.parquet.pages.headers.MAX_INVOCATIONS", 10)
     with pytest.raises(LimitError):

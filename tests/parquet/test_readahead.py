@@ -14,13 +14,10 @@ from tests.parquet.world import (
     MemorySink,
     RandomKeys,
     all_columns,
-    changes_the_engine,
     only,
     parquet_bytes,
     sample_table,
 )
-
-pytestmark = changes_the_engine
 
 _WINDOW_BYTES = 700
 

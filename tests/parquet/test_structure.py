@@ -29,7 +29,6 @@ from tests.parquet.world import (
     MemorySource,
     RandomKeys,
     all_columns,
-    changes_the_engine,
     encrypt,
     needs_vectors,
     no_row_groups,
@@ -188,7 +187,6 @@ def test_an_encrypted_footer_fills_its_place() -> None:
             check(data[:-8] + bytes(more) + length.to_bytes(4, "little") + b"PARE")
 
 
-@changes_the_engine
 def test_more_chunks_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encrypt(small_file(), only("email"), RandomKeys())
     monkeypatch.setattr("pipecrypt.parquet.footer.row_groups._MAX_CHUNKS", 5)

@@ -11,12 +11,14 @@ import pytest
 
 from pipecrypt.errors import ConflictError, SinkNotEmptyError
 from pipecrypt.store import s3_object
+from pipecrypt.store.filesystem import open_filesystem
 from pipecrypt.store.lease import LeaseHolder, read_holder, write_holder
 from pipecrypt.store.listing import list_sources
 from pipecrypt.store.location import Location
 from pipecrypt.store.open import open_range_source, open_store
 from pipecrypt.store.process_identity import this_process
 from pipecrypt.store.protocol import SourceFile
+from pipecrypt.vocabulary.retry import TruncatedError
 from tests.doubles.fault_proxy import fault_proxy
 from tests.store.test_s3_sink import Bucket
 
@@ -78,8 +80,8 @@ def test_an_answer_of_another_object_is_refused_where_the_condition_is_ignored(
     bucket = Bucket(moto_s3_server)
     source, get = _pinned(bucket, _MODEST), s3_object._get
 
-    async def ignoring(fs: Any, arguments: dict[str, Any]) -> Any:
-        return await get(fs, {name: value for name, value in arguments.items() if name != "IfMatch"})
+    async def ignoring(fs: Any, arguments: dict[str, Any], out: memoryview) -> Any:
+        return await get(fs, {name: value for name, value in arguments.items() if name != "IfMatch"}, out)
 
     monkeypatch.setattr(s3_object, "_get", ignoring)
     with pytest.raises(ConflictError), open_range_source(source) as file:  # noqa: PT012 - the block is what is tested
@@ -92,8 +94,8 @@ def test_a_store_that_names_no_tag_is_looked_at(moto_s3_server: Any, monkeypatch
     bucket = Bucket(moto_s3_server)
     source, get = _pinned(bucket, _SMALL), s3_object._get
 
-    async def silent(fs: Any, arguments: dict[str, Any]) -> Any:
-        return (await get(fs, arguments))[0], None
+    async def silent(fs: Any, arguments: dict[str, Any], out: memoryview) -> None:
+        await get(fs, arguments, out)
 
     monkeypatch.setattr(s3_object, "_get", silent)
     with open_range_source(source) as file:
@@ -140,3 +142,36 @@ def test_a_lock_is_taken_without_a_look_where_writers_are_kept_apart(s3_server: 
     with pytest.raises(SinkNotEmptyError):  # whoever comes a moment later is refused by the store
         write_holder(bucket.location("lock"), replace(holder, write_id="b" * 32), overwrite=False, is_free=True)
     assert read_holder(bucket.location("lock"), 1) == holder
+
+
+def test_an_answer_that_comes_late_touches_no_memory(moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory may hold other bytes by then, which would be encrypted in place of the right ones."""
+    kept: list[memoryview] = []
+
+    async def goes_on(fs: Any, arguments: Mapping[str, Any], out: memoryview) -> None:
+        kept.append(out)
+        raise TimeoutError
+
+    monkeypatch.setattr(s3_object, "_get", goes_on)
+    target = s3_object.S3Object(open_filesystem(Bucket(moto_s3_server).location("a")))
+    memory = bytearray(4)
+    with pytest.raises(TimeoutError):
+        target.get(0, memoryview(memory), None)
+    with pytest.raises(ValueError, match="released"):
+        kept[0][:] = b"late"
+    assert memory == bytes(4)
+
+
+@pytest.mark.parametrize("surplus", [-1, 1])
+def test_a_range_of_another_length_is_not_taken(
+    moto_s3_server: Any, monkeypatch: pytest.MonkeyPatch, surplus: int
+) -> None:
+    remote = open_filesystem(_pinned(Bucket(moto_s3_server), _SMALL).location)
+    call = remote.fs._call_s3
+
+    async def another_range(method: str, **arguments: Any) -> Any:
+        return await call(method, **{**arguments, "Range": f"bytes=0-{99 + surplus}"})
+
+    monkeypatch.setattr(remote.fs, "_call_s3", another_range)
+    with pytest.raises(TruncatedError):
+        s3_object.S3Object(remote).get(0, memoryview(bytearray(100)), None)

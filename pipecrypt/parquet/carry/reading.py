@@ -34,14 +34,16 @@ def allocate_buffer(length: int) -> memoryview:
     """Return a fresh writable buffer of at least `length` bytes; it is freed when nobody refers to it."""
     if length < _LARGE_PAGE_BYTES:
         return memoryview(bytearray(length))
-    area = mmap.mmap(-1, length)
+    # Private: shared memory, which Python takes otherwise, comes in small pages, each of which is a fault.
+    area = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
             area.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(area)
 
 
-WINDOW_BYTES: Final = 4 << 20
+# Not Final, because compiled code has such constants in it, and tests try small windows.
+WINDOW_BYTES = 4 << 20
 _SHORT_BYTES: Final = 256 << 10
 _NOTHING: Final = memoryview(b"")
 # What is read at once where nothing is read ahead: each read may be a request to a store.

@@ -24,7 +24,7 @@ from pipecrypt.vocabulary.ranges import RangeSource, traits_of
 
 __all__ = ["Body", "copies_ranges", "ignore_bytes"]
 
-_FLUSH_BYTES: Final = 4 << 20
+_FLUSH_BYTES = 4 << 20  # not Final, as carry/reading.WINDOW_BYTES
 _REPORT_BYTES: Final = 1 << 20
 _BUFFER_BYTES: Final = 6 << 20
 _MOST_WRITES: Final = 8

@@ -37,13 +37,14 @@ __all__ = [
 ]
 
 # A footer with no more chunks than this stays open once it was read; of a larger one, only what is at work.
-_OPEN_CHUNKS: Final = 2_048
+# Not Final, nor is the number below, because compiled code has such constants in it, and tests try small ones.
+_OPEN_CHUNKS = 2_048
 # What the row groups that are open at a time may take of memory: at least what 32,767 columns take in one of them.
 _LEAST_OPEN: Final = 96 << 20
 _MOST_OPEN: Final = 384 << 20
 _CHUNK_COST: Final = 320  # a Chunk and what errors call it
 # Of all chunks of a file, a few numbers are kept while it is worked with: up to three parts of a chunk in plaintext.
-_MAX_CHUNKS: Final = 1_000_000
+_MAX_CHUNKS = 1_000_000
 _NUMBERS_COST: Final = 900
 _PLAIN: Final = 0
 _RLE: Final = 3

@@ -225,7 +225,7 @@ def relocate_row_group(index: int, row_group: Struct, moves: Sequence[ChunkMove]
     if old is not None:
         new = _moved_in(moves, old)
         row_group.set(RowGroup.FILE_OFFSET, WireType.I64, new)
-        if _moved_in([move.inverse() for move in moves], new) != old:
+        if _moved_back(moves, new) != old:
             originals.values[index, ROW_GROUP, RowGroup.FILE_OFFSET] = old
     _resize(row_group, RowGroup.TOTAL_COMPRESSED_SIZE, sum(move.total_growth for move in moves))
     ordinal = row_group.integer(RowGroup.ORDINAL)
@@ -243,6 +243,13 @@ def _moved_in(moves: Sequence[ChunkMove], offset: int) -> int:
         if moved is not None:
             return moved
     return _NOWHERE
+
+
+def _moved_back(moves: Sequence[ChunkMove], offset: int) -> int:
+    for move in moves:  # nearly always found so, and without turning all moves around
+        if move.new_start == offset:
+            return move.old_start
+    return _moved_in([move.inverse() for move in moves], offset)
 
 
 def restore_row_group(index: int, row_group: Struct, moves: Sequence[ChunkMove], originals: Originals | None) -> None:

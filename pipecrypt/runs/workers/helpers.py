@@ -23,6 +23,7 @@ from pipecrypt.runs.report.events import BytesDone, FileDone, FileStarted, Part,
 from pipecrypt.runs.report.interruption import Interruption
 from pipecrypt.runs.task import Task, run_task
 from pipecrypt.runs.workers.executor import OnEvent, TaskLedger
+from pipecrypt.runs.workers.fork_server import ForkServer
 from pipecrypt.runs.workers.local import WorkerProcess, WorkerSetup, describe_exit, end_workers
 from pipecrypt.runs.workers.sealing import ROOMS, Helped, HelpRequest, PlaceOrder, Rooms, SealOrder
 
@@ -47,10 +48,12 @@ class HelperPool:
         setup: what each needs.
         count: how many.
         memory_bytes: what each may take for row groups.
+        forks: forks them where it can; default: they are spawned.
     """
 
-    def __init__(self, setup: WorkerSetup, count: int, memory_bytes: int) -> None:
+    def __init__(self, setup: WorkerSetup, count: int, memory_bytes: int, forks: ForkServer | None = None) -> None:
         """Start none yet."""
+        self._forks = forks
         self._setup = setup
         self._count = count
         self._room_bytes = min(_MOST_ROOM_BYTES, memory_bytes // ROOMS)
@@ -61,7 +64,7 @@ class HelperPool:
         """Start them, and do not wait."""
         try:
             for _ in range(self._count):
-                self._helpers.append(_Helper(self._setup))
+                self._helpers.append(_Helper(self._setup, self._forks))
         except BaseException:
             end_workers([each.process for each in self._helpers], is_gentle=False)
             raise
@@ -87,8 +90,8 @@ class HelperPool:
 class _Helper:
     """One process, from the side of who is helped."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
-        self.process = WorkerProcess(setup)
+    def __init__(self, setup: WorkerSetup, forks: ForkServer | None) -> None:
+        self.process = WorkerProcess(setup, forks)
         self.connection = self.process.connection
         self.rooms: Rooms | None = None
         self.is_gone = False
@@ -295,6 +298,7 @@ def run_with_helpers(
     helpers: int,
     memory_bytes: int,
     attempts: int,
+    forks: ForkServer | None = None,
 ) -> list[Part]:
     """Carry out tasks in this process, one after the other, with the help of others.
 
@@ -307,13 +311,14 @@ def run_with_helpers(
         helpers: how many.
         memory_bytes: what each may take for row groups.
         attempts: how often a task is tried.
+        forks: forks the helpers where it can; default: they are spawned.
 
     Raises:
         PipecryptError: what the first failing task raised.
         WorkerError: a helper died, and a task may not be tried again.
     """
     ledger = TaskLedger(tasks, attempts)
-    with HelperPool(setup, helpers, memory_bytes) as pool:
+    with HelperPool(setup, helpers, memory_bytes, forks) as pool:
         shared = _SharedRun(pool, ledger, on_event, session, interruption)
         for task in tasks:
             on_event(FileStarted(task.path))

@@ -1,6 +1,7 @@
 """Worker processes of this machine: the driver that starts, feeds, replaces and stops them, and what runs in each.
 
-Each worker has its own key session and a pipe of its own. A shared queue, as in `concurrent.futures`, has a lock that a
+Each worker has its own key session and a pipe of its own, and is forked by a process that holds no secret
+(`fork_server.py`), or spawned. A shared queue, as in `concurrent.futures`, has a lock that a
 killed worker takes along, and does not tell which file it was at. A worker outlives neither a stop nor its driver:
 SIGTERM and a broken pipe unwind the task at hand, which removes its temporary file. Signals from the terminal go to the
 driver, which decides.
@@ -20,13 +21,13 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType, TracebackType
-from typing import Final, NamedTuple, Self, TypeAlias, cast
+from typing import Any, Final, NamedTuple, Self, TypeAlias, cast
 
 from pipecrypt.errors import PipecryptError, WorkerError
 from pipecrypt.keys.credentials import Credentials
@@ -37,6 +38,7 @@ from pipecrypt.runs.report.logs import LogSetup, current_logs, ignore_unraisable
 from pipecrypt.runs.report.run_id import current_run_id, running
 from pipecrypt.runs.task import OnBytes, Task, run_task
 from pipecrypt.runs.workers.executor import OnEvent, TaskLedger, TaskThreads
+from pipecrypt.runs.workers.fork_server import ForkedProcess, ForkServer
 from pipecrypt.runs.workers.limits import FlightLimits
 from pipecrypt.runs.workers.sealing import HelpRequest, Rooms, help_with
 from pipecrypt.store.open import open_store
@@ -48,6 +50,7 @@ __all__ = [
     "Message",
     "WorkerProcess",
     "WorkerSetup",
+    "become_worker",
     "describe_exit",
     "end_workers",
     "run_in_processes",
@@ -57,6 +60,7 @@ __all__ = [
 STOPPED_EXIT_CODE: Final = 128 + signal.SIGTERM
 # The driver starts workers with these blocked, so that a Ctrl-C while Python starts up prints no traceback.
 BLOCKED_WHILE_STARTING: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_NAME: Final = "pipecrypt-worker"
 _REPORT_BYTES: Final = 4 << 20
 _log: Final = logging.getLogger(__name__)
 _STOP_SECONDS: Final = 10.0
@@ -109,11 +113,58 @@ class _StopError(BaseException):
 _is_stopping: Final = threading.Event()
 
 
-def work(connection: Connection, setup: WorkerSetup) -> None:
-    """Do tasks from `connection` until it closes; the target of the process."""
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """What a process that was forked does not know yet: what `multiprocessing` tells one that it spawns.
+
+    Args:
+        preparation: as `multiprocessing.spawn` makes it.
+        environment: all variables of the driver.
+    """
+
+    preparation: Mapping[str, Any]
+    environment: Mapping[str, str] = field(repr=False)
+
+
+def become_worker(connection: Connection, alive: int) -> None:
+    """Do the tasks of a driver, as a process that was forked for that.
+
+    Args:
+        connection: to the driver, which tells all that is needed.
+        alive: a descriptor that ends when the driver does.
+    """
+    try:
+        beginning: _Beginning = connection.recv()
+        os.environ.clear()
+        os.environ.update(beginning.environment)
+        _prepare(beginning.preparation)
+        setup: WorkerSetup = connection.recv()
+    except (EOFError, OSError):  # nobody wants it any more
+        return
+    work(connection, setup, alive)
+
+
+def _prepare(preparation: Mapping[str, Any]) -> None:
+    """Load the script that was started, and refuse to start workers meanwhile, as in a process that was spawned."""
+    current: Any = multiprocessing.current_process()
+    current._inheriting = True
+    try:
+        spawn.prepare(dict(preparation))
+    finally:
+        del current._inheriting
+
+
+def work(connection: Connection, setup: WorkerSetup, alive: int | None = None) -> None:
+    """Do tasks from `connection` until it closes; the target of the process.
+
+    Args:
+        connection: to the driver.
+        setup: what is needed.
+        alive: a descriptor that ends when the driver does; default: that of `multiprocessing`.
+    """
     try:
         try:
-            _serve_run(connection, setup)
+            _serve_run(connection, setup, alive)
         finally:
             # From here on Python tidies up after itself, and would print what is raised in between.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -122,13 +173,13 @@ def work(connection: Connection, setup: WorkerSetup) -> None:
         sys.exit(STOPPED_EXIT_CODE)
 
 
-def _serve_run(connection: Connection, setup: WorkerSetup) -> None:
+def _serve_run(connection: Connection, setup: WorkerSetup, alive: int | None) -> None:
     if setup.logs is not None:
         write_logs(setup.logs)
         write_stray_output_as_logs()
     ignore_unraisable(_StopError)  # it came while a finalizer ran, where Python drops it: the next step stops then
     _install_signal_handlers()
-    threading.Thread(target=_watch_driver, name="pipecrypt-watch", daemon=True).start()
+    threading.Thread(target=_watch_driver, args=(alive,), name="pipecrypt-watch", daemon=True).start()
     os.chdir(setup.directory)
     mark_given(setup.said)
     with contextlib.nullcontext() if setup.run_id is None else running(setup.run_id):
@@ -142,11 +193,13 @@ def _install_signal_handlers() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_WHILE_STARTING)
 
 
-def _watch_driver() -> None:
+def _watch_driver(alive: int | None) -> None:
     """Stop this process when the driver dies, also in the middle of a long wait."""
     driver = multiprocessing.parent_process()
-    if driver is not None:
-        wait([driver.sentinel])
+    if alive is None and driver is not None:
+        alive = driver.sentinel
+    if alive is not None:
+        wait([alive])
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -267,7 +320,13 @@ def _portable(error: Exception) -> Exception:
 
 
 def run_in_processes(
-    tasks: Sequence[Task], on_event: OnEvent, setup: WorkerSetup, *, workers: int, attempts: int
+    tasks: Sequence[Task],
+    on_event: OnEvent,
+    setup: WorkerSetup,
+    *,
+    workers: int,
+    attempts: int,
+    forks: ForkServer | None = None,
 ) -> list[Part]:
     """Carry out tasks in worker processes of this machine. One that dies is replaced, its tasks are tried again.
 
@@ -277,12 +336,13 @@ def run_in_processes(
         setup: what each worker needs.
         workers: how many.
         attempts: how often a task is tried whose worker died.
+        forks: forks the workers where it can; default: they are spawned.
 
     Raises:
         PipecryptError: what the first failing task raised.
         WorkerError: a worker process ended while it started, or one too many was killed, at a task or before.
     """
-    with _Workers(setup, TaskLedger(tasks, attempts), attempts, on_event) as running_workers:
+    with _Workers(setup, TaskLedger(tasks, attempts), attempts, on_event, forks) as running_workers:
         running_workers.start(workers)
         return running_workers.finish()
 
@@ -293,8 +353,11 @@ class _Workers:
     Leaving the block ends them, gently after success.
     """
 
-    def __init__(self, setup: WorkerSetup, ledger: TaskLedger, attempts: int, on_event: OnEvent) -> None:
+    def __init__(
+        self, setup: WorkerSetup, ledger: TaskLedger, attempts: int, on_event: OnEvent, forks: ForkServer | None
+    ) -> None:
         self._setup = setup
+        self._forks = forks
         self._ledger = ledger
         self._on_event = on_event
         self._waiting = deque(ledger.tasks.values())
@@ -314,7 +377,7 @@ class _Workers:
         """Start so many, and keep their number."""
         self._wanted = count
         while len(self._workers) < self._wanted:
-            self._workers.append(WorkerProcess(self._setup))
+            self._workers.append(WorkerProcess(self._setup, self._forks))
 
     def finish(self) -> list[Part]:
         """Carry out all tasks."""
@@ -405,23 +468,27 @@ def _join(workers: Sequence[WorkerProcess], seconds: float) -> None:
 class WorkerProcess:
     """One worker process, from the driver's side."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
-        context = multiprocessing.get_context("spawn")  # fsspec and its threads do not survive a fork
-        self.connection, theirs = context.Pipe()
+    def __init__(self, setup: WorkerSetup, forks: ForkServer | None = None) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
         self.tasks: dict[str, Task] = {}
         self.bytes_done = Counter[str]()
         self.is_ready = False
-        self.process: SpawnProcess = context.Process(
-            target=work, args=(theirs, setup), name="pipecrypt-worker", daemon=True
-        )
-        # It is started with the first process otherwise, and then takes SIGINT and SIGTERM out of the mask again.
-        resource_tracker.ensure_running()
-        old = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_WHILE_STARTING)
-        try:
-            self.process.start()
-        finally:
-            theirs.close()  # else its end would never be seen
-            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+        self.process: SpawnProcess | ForkedProcess
+        with contextlib.closing(theirs):  # else its end would never be seen
+            forked = self._fork(setup, theirs, forks)
+            self.process = _spawn(setup, theirs) if forked is None else forked
+
+    def _fork(self, setup: WorkerSetup, theirs: Connection, forks: ForkServer | None) -> ForkedProcess | None:
+        if forks is None:
+            return None
+        preparation = spawn.get_preparation_data(_NAME)
+        preparation.pop("authkey", None)  # of managers, which workers do not use
+        forked = forks.fork(theirs)
+        if forked is not None:
+            with contextlib.suppress(OSError):  # it died: its pipe says so next
+                self.connection.send(_Beginning(preparation, dict(os.environ)))
+                self.connection.send(setup)
+        return forked
 
     def begin(self, task: Task) -> None:
         """Give it a task."""
@@ -450,6 +517,20 @@ class WorkerProcess:
             for task in self.tasks.values():
                 open_store(task.sink).remove_leftovers(task.target.token)
         self.connection.close()
+        self.process.close()
+
+
+def _spawn(setup: WorkerSetup, theirs: Connection) -> SpawnProcess:
+    context = multiprocessing.get_context("spawn")  # fsspec and its threads do not survive a fork
+    process = context.Process(target=work, args=(theirs, setup), name=_NAME, daemon=True)
+    # It is started with the first process otherwise, and then takes SIGINT and SIGTERM out of the mask again.
+    resource_tracker.ensure_running()
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_WHILE_STARTING)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    return process
 
 
 def describe_exit(code: int | None) -> str:

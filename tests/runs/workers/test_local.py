@@ -196,6 +196,18 @@ def test_a_frozen_worker_publishes_nothing_after_its_driver_died(world: World, s
     assert set(world.tree()) == held
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they are spawned")
+def test_workers_of_a_run_are_forked_by_one_process_that_ends_with_it(world: World, start: Start) -> None:
+    process = start(2, LONG)
+    stats = [Path(f"/proc/{pid}/stat").read_text() for pid in _marked(world, 2)]
+    (parent,) = {int(stat.rpartition(")")[2].split()[1]) for stat in stats}
+    assert parent != process.pid
+    (world.root / "go-on").touch()
+    output, _ = process.communicate(timeout=30)
+    assert output == "done 3\n"
+    assert not _is_alive(parent)
+
+
 def _reads_back(world: World) -> None:
     decrypt(world.out, world.root / "back", [world.key], credentials=world.credentials)
     assert world.tree(world.root / "back") == world.tree(world.raw)
