@@ -40,7 +40,7 @@ from pipecrypt.vocabulary.shared_memory import can_share_memory
 
 __all__ = ["LEAST_SHARED_BYTES", "Encryption", "share_out", "table_path"]
 
-LEAST_SHARED_BYTES: Final = 256 << 20  # a smaller one is done before other processes have started
+LEAST_SHARED_BYTES: Final = 1 << 30  # of a smaller one much is done before other processes have started
 # Names of outputs have so many numbers of equal length, which keep them in order.
 _MOST_SHARES: Final = 100_000
 
