@@ -26,7 +26,6 @@ def encrypting(
     digest: str | None = None,
     source: str = _SOURCE,
     before: Callable[[], object] = lambda: None,
-    workers: int = 1,
 ) -> Contender:
     """pipecrypt encrypts a file or directory: all columns, or the named ones, signed where a digest is named."""
 
@@ -41,7 +40,7 @@ def encrypting(
         policy = (
             pc.Policy(columns=dict.fromkeys(chosen, key), **signing) if chosen else pc.Policy(default=key, **signing)
         )
-        return lambda: pc.encrypt(place.root / source, place.out, policy, workers=workers) and None
+        return lambda: pc.encrypt(place.root / source, place.out, policy) and None
 
     return Contender(start, lambda place: check_decrypts(place, place.root / source), is_ours=True)
 

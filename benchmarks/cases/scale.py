@@ -202,7 +202,6 @@ CASES = (
             "cp": copy("input"),
             "one core": encrypting(source="input", before=one_core),
             "both cores": encrypting(source="input"),
-            "two workers": encrypting(source="input", workers=2),
         },
         "cp",
         rounds=3,

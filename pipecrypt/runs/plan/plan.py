@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from pipecrypt.dataset.signed_sources import list_signed_sources
 from pipecrypt.errors import ConflictError, LinkError, UsageError
@@ -139,6 +142,14 @@ def make_plan(spec: Spec) -> Plan:
     )
 
 
+_LEAST_CORES: Final = 3  # one process keeps nearly one and a half busy by itself
+
+
+def usable_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def workers_and_helpers(tasks: Sequence[Task], wanted: int, options: RunOptions) -> tuple[int, int]:
     """Return how many processes do tasks of their own, and how many help one that does all.
 
@@ -148,8 +159,9 @@ def workers_and_helpers(tasks: Sequence[Task], wanted: int, options: RunOptions)
         options: how the run goes about it.
     """
     is_here = options.executor is ExecutorKind.LOCAL and (options.files_in_flight or 1) == 1
-    if is_here and 0 < len(tasks) < wanted and all(task.kind.may_be_shared(task) for task in tasks):
-        return 1, wanted - 1
+    is_few = 0 < len(tasks) < wanted and usable_cores() >= _LEAST_CORES
+    if is_here and is_few and all(task.kind.may_be_shared(task) for task in tasks):
+        return 1, min(wanted, usable_cores()) - 1
     return max(1, min(wanted, len(tasks))), 0
 
 

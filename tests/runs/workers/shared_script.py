@@ -16,11 +16,13 @@ import pipecrypt as pc
 from pipecrypt.errors import PipecryptError
 from pipecrypt.parquet.files import SealedRowGroup
 from pipecrypt.runs.kinds import encrypt
+from pipecrypt.runs.plan import plan
 from pipecrypt.runs.workers import helpers
 from pipecrypt.runs.workers.helpers import SharedTask
 
 SOURCE, SINK, KEY, MARK, MODE = sys.argv[1:]
 encrypt.LEAST_SHARED_BYTES = 1  # type: ignore[misc]
+plan.usable_cores = lambda: 8
 _begin, _sealed = SharedTask.begin, SharedTask.sealed
 
 

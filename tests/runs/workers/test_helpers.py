@@ -23,6 +23,7 @@ from pipecrypt.keys.grants import parse_grants
 from pipecrypt.keys.keystores import create_key
 from pipecrypt.parquet.files import FileStart, NextRowGroup
 from pipecrypt.runs.kinds import encrypt
+from pipecrypt.runs.plan import plan
 from pipecrypt.runs.report.events import Event, TaskRetried
 from pipecrypt.runs.workers import helpers
 from pipecrypt.runs.workers.helpers import HelperPool, SharedTask
@@ -39,6 +40,7 @@ def environment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     create_key(world.reference("signing"), "ed25519", world.credentials)
     monkeypatch.setattr(encrypt, "LEAST_SHARED_BYTES", 1)
+    monkeypatch.setattr(plan, "usable_cores", lambda: 8)
     monkeypatch.setattr(SharedTask, "begin", begin_with_all)
 
 
@@ -139,6 +141,16 @@ def test_small_and_many_files_have_no_helpers(world: World, large: Path, monkeyp
     pc.encrypt(world.raw, world.root / "many", pc.Policy(default=world.key), workers=2)
     monkeypatch.setattr(encrypt, "LEAST_SHARED_BYTES", large.stat().st_size + 1)
     pc.encrypt(large, world.root / "one.parquet", pc.Policy(default=world.key), workers=2)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(2, 1), (3, 3), (8, 4)])
+def test_processors_say_how_many_help(
+    world: World, large: Path, monkeypatch: pytest.MonkeyPatch, cores: int, expected: int
+) -> None:
+    """On two, one process keeps nearly both busy; more helpers than processors would only take memory."""
+    monkeypatch.setattr(plan, "usable_cores", lambda: cores)
+    summary = pc.encrypt(large, world.root / "one.parquet", pc.Policy(default=world.key), workers=4)
+    assert summary.service_calls == expected
 
 
 def test_several_files_one_after_the_other(world: World, large: Path, helped: list[int]) -> None:
