@@ -19,6 +19,7 @@ COMPILES := import os, shutil, sys, sysconfig; cc = os.environ.get("CC") or sysc
 # Absolute, because relative paths of a configuration start from the configuration.
 DEMO := $(abspath $(or $(PIPECRYPT_DEMO_DIR),./demo))
 SCALE ?= 0.1
+COMPILED_TESTS ?= tests/parquet tests/crypto
 
 help: ## Print these targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -84,7 +85,7 @@ run-compiled:
 	rm -rf .compiled
 	HATCH_BUILD_HOOK_ENABLE_CUSTOM=true python -m hatchling build -t wheel -d .compiled/dist
 	python -m zipfile -e .compiled/dist/*.whl .compiled/lib
-	pytest -n 2 -p no:cacheprovider -m "not long" -o pythonpath=".compiled/lib ." tests/parquet tests/crypto
+	pytest -n 2 -p no:cacheprovider -m "not long" -o pythonpath=".compiled/lib ." $(COMPILED_TESTS)
 
 lint: $(VENV)/.dev ## Run ruff, mypy and import-linter
 	ruff check .
