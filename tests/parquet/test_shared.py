@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from array import array
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -13,13 +14,25 @@ import pytest
 
 from pipecrypt.crypto.digest import DigestAlgorithm
 from pipecrypt.parquet.files import encrypt_file
+from pipecrypt.parquet.footer.entries import Originals
 from pipecrypt.parquet.footer.opened import OpenedFile
 from pipecrypt.parquet.footer.row_groups import RowGroups
-from pipecrypt.parquet.footer.segments import Part, chunk_parts
+from pipecrypt.parquet.footer.segments import Part, SegmentKind, Segments, chunk_parts, order_segments
 from pipecrypt.parquet.footer.stored import read_plain_footer, read_sealed_footer
+from pipecrypt.parquet.pages.moves import ChunkMove, relocate_chunk, relocate_row_group
+from pipecrypt.parquet.pages.sealing import PageBounds
 from pipecrypt.parquet.policy import EncryptionPolicy, FooterMode, KeyScope
 from pipecrypt.parquet.report import FileReport
-from pipecrypt.parquet.table.shared import FileStart, NextRowGroup, PlacedRowGroup, RowGroupSealer, SealedRowGroup
+from pipecrypt.parquet.table.shared import (
+    FileLayout,
+    FileStart,
+    NextRowGroup,
+    PlacedRowGroup,
+    RowGroupSealer,
+    SealedRowGroup,
+)
+from pipecrypt.parquet.wire.fields import ColumnMetaData
+from pipecrypt.parquet.wire.thrift import WireType, encode_struct
 from pipecrypt.vocabulary.context import Context, new_dataset_id
 from tests.parquet.world import MemorySink, MemorySource, RandomKeys, all_columns, decrypt, only, parquet_bytes
 
@@ -236,3 +249,49 @@ def test_a_sealer_with_too_little_room_uses_no_key_again() -> None:
         sealed = sealer.seal(3, memoryview(bytearray(ROOM_BYTES)))
         assert sealed is not None
         assert len(keys.made) == 12
+
+
+def _with_blooms_behind_row_groups() -> bytes:
+    """Return a file whose Bloom filters lie behind the pages of their row groups, as arrow-rs writes them."""
+    data = parquet_bytes(
+        TABLE, row_group_size=150, bloom_filter_options={name: {"ndv": 150, "fpp": 0.1} for name in ("id", "email")}
+    )
+    footer, _ = read_plain_footer(MemorySource(data))
+    row_groups, body = RowGroups(footer, ""), bytearray(data[:4])
+    for index in row_groups.ordinals:
+        chunks, moves = row_groups.chunks(index), list[ChunkMove]()
+        for start, length, _, _, kind in sorted(part for chunk in chunks for part in chunk_parts(chunk)):
+            if kind == SegmentKind.PAGES:
+                bounds = array("q", (0, length))
+                moves.append(
+                    ChunkMove(start, len(body), PageBounds(bounds, bounds, has_dictionary=False), is_copy=True)
+                )
+                body += data[start : start + length]
+        for chunk, move in zip(chunks, moves, strict=True):
+            bloom = next((each for each in chunk_parts(chunk) if each[4] == SegmentKind.BLOOM_FILTER), None)
+            relocate_chunk(chunk, move, Originals(KeyScope.BATCH, 0))
+            if bloom is not None:
+                chunk.metadata.set(ColumnMetaData.BLOOM_FILTER_OFFSET, WireType.I64, len(body))
+                body += data[bloom[0] : bloom[0] + bloom[1]]
+        relocate_row_group(index, row_groups.struct(index), moves, Originals(KeyScope.BATCH, 0))
+    end = encode_struct(footer)
+    return bytes(body) + end + len(end).to_bytes(4, "little") + b"PAR1"
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_bloom_filters_between_row_groups(policy: EncryptionPolicy) -> None:
+    data, keys = _with_blooms_behind_row_groups(), RandomKeys()
+    assert pq.read_table(io.BytesIO(data)).equals(TABLE)
+    assert len(FileLayout.of(_ordered(data)).tail) <= 2  # type: ignore[union-attr]
+    shared = _encrypt(data, policy, keys, 2)
+    assert len(shared.helped) >= 5
+    assert _parts(shared.data, keys) == _parts(_encrypt(data, policy, keys).data, keys)
+    assert decrypt(shared.data, keys) == data
+
+
+def _ordered(data: bytes) -> Segments:
+    footer, body_end = read_plain_footer(MemorySource(data))
+    row_groups = RowGroups(footer, "")
+    return order_segments(
+        [part for chunk in row_groups.each_chunk() for part in chunk_parts(chunk)], body_end, row_groups
+    )
