@@ -6,6 +6,7 @@ nothing was compiled runs them as they are.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from tempfile import mkdtemp
@@ -29,8 +30,9 @@ class CompiledEngine(BuildHookInterface[Any]):
         built = Path(self._scratch, "lib")
         # An empty configuration: the types were checked before, with what only the checker needs.
         sources = ["--config-file=", "--ignore-missing-imports", *self.config["modules"]]
+        level = os.environ.get("MYPYC_OPT_LEVEL", "3")  # of the C compiler; as mypyc's own builds have it
         extensions = mypycify(
-            sources, target_dir=str(Path(self._scratch, "c")), group_name="pipecrypt", debug_level="0"
+            sources, target_dir=str(Path(self._scratch, "c")), group_name="pipecrypt", opt_level=level, debug_level="0"
         )
         command = Distribution({"name": "pipecrypt", "ext_modules": extensions}).get_command_obj("build_ext")
         command.build_lib, command.build_temp = str(built), str(Path(self._scratch, "o"))
